@@ -1,0 +1,192 @@
+"""Taking arrays in and giving results back as the caller's own kind; no data moves between devices.
+
+NumPy arrays pass as they are. A torch tensor and any other object with `__dlpack__` become NumPy arrays that look
+at the same memory. Nothing optional is imported here: who passes a torch tensor has imported torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+NDArrayAny: TypeAlias = NDArray[Any]
+
+
+class Array(Protocol):
+    """Any array that speaks DLPack: numpy.ndarray, torch.Tensor, jax.Array, ..."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a capsule that describes the memory."""
+
+    def __dlpack_device__(self) -> tuple[Any, Any]:
+        """Return the device as (type, number)."""
+
+
+class Taken(NamedTuple):
+    """The arrays of one call, where they lie, and how results are given back."""
+
+    arrays: dict[str, NDArrayAny]
+    device: str
+    give: Callable[[NDArrayAny], Any]
+
+
+# Devices by their DLPack numbers; memory of the first three is the CPU's to read and write.
+_DEVICES = {
+    1: "cpu",
+    3: "cpu",  # pinned for CUDA
+    11: "cpu",  # pinned for ROCm
+    2: "cuda",
+    4: "opencl",
+    7: "vulkan",
+    8: "metal",
+    9: "vpi",
+    10: "rocm",
+    13: "cuda_managed",
+    14: "oneapi",
+    15: "webgpu",
+    16: "hexagon",
+    17: "maia",
+}
+
+
+def describe(value: object) -> str:
+    """Return the name of the type of `value`, with its module unless that is builtins."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def is_torch(value: object) -> bool:
+    """Tell whether `value` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
+
+
+def device_of(name: str, value: Any) -> str:
+    """Return the device `value` lies on, or raise TypeError where it is not an array."""
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name}: expected an array without a mask of its own, got numpy.ma.MaskedArray; "
+                f"fill it first, as in {name}.filled(0)"
+            )
+        return "cpu"
+    if is_torch(value):
+        if value.requires_grad:
+            raise TypeError(
+                f"{name}: expected an array outside automatic differentiation, got a torch.Tensor with "
+                f"requires_grad=True; pass {name}.detach() and use the _backward function for gradients"
+            )
+        return str(value.device)
+    if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+        kind, number = value.__dlpack_device__()
+        device = _DEVICES.get(int(kind), f"device type {int(kind)}")
+        return device if device == "cpu" else f"{device}:{number}"
+    if hasattr(value, "__cuda_array_interface__"):
+        return "cuda"
+    got = "None" if value is None else describe(value)
+    raise TypeError(
+        f"{name}: expected an array (numpy.ndarray, torch.Tensor or any object with __dlpack__), got {got}"
+    )
+
+
+def as_numpy(name: str, value: Any) -> NDArrayAny:
+    """Return a NumPy array on the memory of `value`, which lies on the CPU."""
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray) if type(value) is not np.ndarray else value
+    try:
+        if is_torch(value):
+            return _from_torch(value)
+        return _from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}: cannot take {describe(value)} in without a copy: {error}"
+        ) from error
+
+
+def _bfloat16() -> np.dtype[Any]:
+    """Return NumPy's dtype for bfloat16, which the package ml_dtypes defines."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("bfloat16 needs the package ml_dtypes: pip install ml_dtypes") from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _from_torch(value: Any) -> NDArrayAny:
+    torch = sys.modules["torch"]
+    if value.dtype == torch.bfloat16:  # NumPy has no name for it: pass the bits, then name them
+        bits: NDArrayAny = value.view(torch.int16).numpy()
+        return bits.view(_bfloat16())
+    array: NDArrayAny = value.numpy()
+    return array
+
+
+def _from_dlpack(value: Any) -> NDArrayAny:
+    try:
+        array: NDArrayAny = np.from_dlpack(value)
+    except (BufferError, RuntimeError):
+        # NumPy does not import bfloat16; such producers (jax) offer the array protocol beside DLPack.
+        if not hasattr(value, "__array__"):
+            raise
+        array = np.asarray(value)
+        if array.dtype.name != "bfloat16":
+            raise
+    return array
+
+
+def _to_torch(array: NDArrayAny) -> Any:
+    torch = sys.modules["torch"]
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _itself(array: NDArrayAny) -> NDArrayAny:
+    return array
+
+
+def giver(value: Any) -> Callable[[NDArrayAny], Any]:
+    """Return the function that turns a fresh NumPy array into the kind of `value`, on the same memory."""
+    if isinstance(value, np.ndarray):
+        return _itself
+    if is_torch(value):
+        return _to_torch
+    if hasattr(value, "__array_namespace__"):
+        namespace = value.__array_namespace__()
+
+        def give(array: NDArrayAny) -> Any:
+            # DLPack leaves NumPy without bfloat16; asarray may copy, which is all that is left.
+            return (namespace.asarray if array.dtype.name == "bfloat16" else namespace.from_dlpack)(
+                array
+            )
+
+        return give
+    return _itself  # DLPack alone says how to read an array, not how to make one
+
+
+def take(values: Mapping[str, Any], like: str) -> Taken:
+    """Return NumPy arrays on the memory of `values`; results will be of the kind of `values[like]`."""
+    devices = {name: device_of(name, value) for name, value in values.items()}
+    if len(set(devices.values())) > 1:
+        got = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise TypeError(f"devices: expected all arrays on one device, got {got}")
+    device = devices[like]
+    if device != "cpu":
+        return Taken({}, device, _itself)
+    arrays = {name: as_numpy(name, value) for name, value in values.items()}
+    return Taken(arrays, device, giver(values[like]))
+
+
+def is_ready(array: NDArrayAny) -> bool:
+    """Tell whether a backend can take the array as it lies: C-contiguous and aligned."""
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+def ready(array: NDArrayAny) -> NDArrayAny:
+    """Return the array itself where a backend can take it as it lies, else a C-contiguous copy."""
+    return array if is_ready(array) else np.array(array, order="C", copy=True)

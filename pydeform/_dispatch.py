@@ -1,0 +1,93 @@
+"""From arrays to the module that computes on them; nothing is moved between devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+BACKENDS = ("ref", "cpu", "cuda")
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
+_NO_CUDA = "this version of pydeform has no CUDA backend; it computes on the CPU"
+_NOT_BUILT = (
+    "pydeform._cpu is not built: run `pip install -e .` in the source tree (it needs a C compiler), "
+    'or compute with the slow reference inside `with pydeform.use_backend("ref"):`'
+)
+
+_forced: ContextVar[str | None] = ContextVar("pydeform_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute with one backend inside a `with` block, whatever the arrays would choose.
+
+    The choice belongs to the current thread (to the current context, as `contextvars` has it): other threads and
+    tasks that run meanwhile keep their own. Blocks nest. Data is never moved: the backend must be able to reach
+    the arrays.
+
+    Parameters
+    ----------
+    name : {"ref", "cpu", "cuda"}
+        "ref" is the executable specification in NumPy: slow, plain, and also for `numpy.longdouble` and for object
+        arrays of `fractions.Fraction`. "cpu" is the compiled backend and the default for arrays on the CPU.
+        "cuda" is not part of this version.
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of that name.
+    NotImplementedError
+        If the backend is "cuda".
+    ImportError
+        If the backend is "cpu" and its compiled module is missing.
+
+    Examples
+    --------
+    >>> import numpy as np, pydeform
+    >>> x = np.ones((1, 1, 4), np.float32)
+    >>> w = np.ones((1, 1, 3), np.float32)
+    >>> with pydeform.use_backend("ref"):
+    ...     pydeform.deform_conv1d(x, None, w)
+    array([[[3., 3.]]], dtype=float32)
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"name: expected one of {BACKENDS}, got {name!r}")
+    load(name)
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def load(name: str) -> Any:
+    """Import the backend of this name: a module with the functions that every backend has."""
+    if name == "cuda":
+        raise NotImplementedError(f"cuda: {_NO_CUDA}")
+    if name == "ref":
+        from pydeform import _ref
+
+        return _ref
+    try:
+        from pydeform import _cpu
+
+        # In a source tree the folder of .pxi files answers to the same name when the module is not built.
+        if hasattr(_cpu, "deform_conv"):
+            return _cpu
+        reason = None
+    except ImportError as error:
+        reason = error
+    raise ImportError(_NOT_BUILT) from reason
+
+
+def backend_for(device: str) -> tuple[Any, tuple[str, ...]]:
+    """Return the backend for arrays on this device and the names of the dtypes it takes."""
+    name = _forced.get() or "cpu"
+    if device.startswith("cuda"):
+        raise NotImplementedError(
+            f"arrays on {device}: {_NO_CUDA}; move them there, as in x.cpu() or x.get()"
+        )
+    if device != "cpu":
+        raise TypeError(f"arrays on {device}: expected arrays on the CPU; move them there first")
+    return load(name), (*_FLOATS, "longdouble", "object") if name == "ref" else _FLOATS

@@ -1,0 +1,122 @@
+"""Where results are written: new memory, or arrays that the caller gave as `out`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pydeform import _shapes
+from pydeform._arrays import NDArrayAny, as_numpy, device_of
+from pydeform.ops._checks import check_like
+
+# Below this nothing is asked of the operating system: 256 MiB come and go with any process.
+_SMALL = 2**28
+
+
+class Wanted(NamedTuple):
+    """One array to be written."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def available_bytes() -> int | None:
+    """Return the bytes that new arrays can have on this machine, or None where it does not say."""
+    limits = []
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        sizes = {
+            key: value for key, _, value in (line.partition(":") for line in text.splitlines())
+        }
+        limits.append(
+            sum(int(sizes[key].split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
+        )
+    except (OSError, KeyError, ValueError):
+        pass
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such file, or the word "max"
+            pass
+    return min(limits) if limits else None
+
+
+def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NDArrayAny]) -> None:
+    """Raise MemoryError where the new arrays cannot fit; a lazy system would hand them out and kill us later."""
+    sizes = {
+        name: _shapes.byte_count(name, shape, dtype.itemsize)
+        for name, (shape, dtype) in wanted.items()
+    }
+    total = sum(sizes.values()) + sum(array.nbytes for array in copies.values())
+    if total < _SMALL:
+        return
+    available = available_bytes()
+    if available is not None and total > available:
+        parts = [
+            f"{name} of shape {wanted[name].shape} ({size} bytes)" for name, size in sizes.items()
+        ]
+        parts += [
+            f"a contiguous copy of {name} of shape {array.shape} ({array.nbytes} bytes)"
+            for name, array in copies.items()
+        ]
+        raise MemoryError(
+            f"expected at most {available} bytes, which are available, got {', '.join(parts)}"
+        )
+
+
+def _overlap(one: NDArrayAny, other: NDArrayAny) -> bool:
+    try:
+        return np.shares_memory(one, other, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _given(name: str, value: Any, want: Wanted, inputs: Mapping[str, NDArrayAny]) -> NDArrayAny:
+    """Return the array that a caller gave to be written, checked."""
+    device = device_of(name, value)
+    if device != "cpu":
+        raise TypeError(
+            f"devices: expected all arrays on one device, got {name} on {device}, the others on cpu"
+        )
+    array = as_numpy(name, value)
+    check_like(name, array, "the result", *want)
+    if not array.flags.writeable:
+        raise ValueError(f"{name}: expected an array that can be written, got a read-only one")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(
+            f"{name}: expected a C-contiguous, aligned array, got strides {array.strides}"
+        )
+    for other, taken in inputs.items():
+        if _overlap(array, taken):
+            raise ValueError(
+                f"{name}: expected memory of its own, got an array that overlaps {other}"
+            )
+    return array
+
+
+def prepare(
+    wanted: Mapping[str, Wanted],
+    out: Mapping[str, Any],
+    inputs: Mapping[str, NDArrayAny],
+    copies: Mapping[str, NDArrayAny],
+) -> dict[str, NDArrayAny]:
+    """Return an array for every result in `wanted`: the one in `out`, or a new one; the contents are unset.
+
+    `out` has names of results, written as the caller knows them in messages. `copies` are the inputs that will have
+    to be copied too; their bytes count.
+    """
+    given: dict[str, NDArrayAny] = {}
+    for name, value in out.items():
+        given[name] = _given(name, value, wanted[name], {**inputs, **given})
+    new = {name: want for name, want in wanted.items() if name not in given}
+    _check_memory(new, copies)
+    results = {}
+    for name, want in wanted.items():
+        try:
+            results[name] = given[name] if name in given else np.empty(want.shape, want.dtype)
+        except MemoryError as error:
+            raise MemoryError(f"{name}: no memory for shape {want.shape}: {error}") from error
+    return results
