@@ -1,7 +1,8 @@
 """Taking arrays in and giving results back as the caller's own kind; no data moves between devices.
 
-NumPy arrays pass as they are. A torch tensor and any other object with `__dlpack__` become NumPy arrays that look
-at the same memory. Nothing optional is imported here: who passes a torch tensor has imported torch.
+NumPy arrays pass as they are. A torch tensor and any other object with `__dlpack__` become NumPy
+arrays that look at the same memory. Nothing optional is imported here: who passes a torch tensor
+has imported torch.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def device_of(name: str, value: Any) -> str:
     if is_torch(value):
         if value.requires_grad:
             raise TypeError(
-                f"{name}: expected an array outside automatic differentiation, got a torch.Tensor with "
-                f"requires_grad=True; pass {name}.detach() and use the _backward function for gradients"
+                f"{name}: expected an array outside automatic differentiation, got a torch.Tensor "
+                f"with requires_grad=True; pass {name}.detach() and take gradients from the "
+                "_backward function"
             )
         return str(value.device)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
@@ -90,7 +92,8 @@ def device_of(name: str, value: Any) -> str:
         return "cuda"
     got = "None" if value is None else describe(value)
     raise TypeError(
-        f"{name}: expected an array (numpy.ndarray, torch.Tensor or any object with __dlpack__), got {got}"
+        f"{name}: expected an array (numpy.ndarray, torch.Tensor or any object with __dlpack__), "
+        f"got {got}"
     )
 
 
@@ -114,7 +117,8 @@ def _bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         raise ImportError("bfloat16 needs the package ml_dtypes: pip install ml_dtypes") from error
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _from_torch(value: Any) -> NDArrayAny:
@@ -130,7 +134,8 @@ def _from_dlpack(value: Any) -> NDArrayAny:
     try:
         array: NDArrayAny = np.from_dlpack(value)
     except (BufferError, RuntimeError):
-        # NumPy does not import bfloat16; such producers (jax) offer the array protocol beside DLPack.
+        # NumPy does not import bfloat16; such producers (jax) offer the array protocol beside
+        # DLPack.
         if not hasattr(value, "__array__"):
             raise
         array = np.asarray(value)
@@ -151,7 +156,7 @@ def _itself(array: NDArrayAny) -> NDArrayAny:
 
 
 def giver(value: Any) -> Callable[[NDArrayAny], Any]:
-    """Return the function that turns a fresh NumPy array into the kind of `value`, on the same memory."""
+    """Return the function that makes a fresh NumPy array one of the kind of `value`."""
     if isinstance(value, np.ndarray):
         return _itself
     if is_torch(value):
@@ -170,7 +175,7 @@ def giver(value: Any) -> Callable[[NDArrayAny], Any]:
 
 
 def take(values: Mapping[str, Any], like: str) -> Taken:
-    """Return NumPy arrays on the memory of `values`; results will be of the kind of `values[like]`."""
+    """Return NumPy arrays on the memory of `values`; results will be of the kind of `like`."""
     devices = {name: device_of(name, value) for name, value in values.items()}
     if len(set(devices.values())) > 1:
         got = ", ".join(f"{name} on {device}" for name, device in devices.items())

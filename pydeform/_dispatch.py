@@ -11,7 +11,7 @@ BACKENDS = ("ref", "cpu", "cuda")
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 _NO_CUDA = "this version of pydeform has no CUDA backend; it computes on the CPU"
 _NOT_BUILT = (
-    "pydeform._cpu is not built: run `pip install -e .` in the source tree (it needs a C compiler), "
+    "pydeform._cpu is not built: run `pip install -e .` in the source tree (with a C compiler), "
     'or compute with the slow reference inside `with pydeform.use_backend("ref"):`'
 )
 
@@ -22,16 +22,16 @@ _forced: ContextVar[str | None] = ContextVar("pydeform_backend", default=None)
 def use_backend(name: str) -> Iterator[None]:
     """Compute with one backend inside a `with` block, whatever the arrays would choose.
 
-    The choice belongs to the current thread (to the current context, as `contextvars` has it): other threads and
-    tasks that run meanwhile keep their own. Blocks nest. Data is never moved: the backend must be able to reach
-    the arrays.
+    The choice belongs to the current thread (to the current context, as `contextvars` has it):
+    other threads and tasks that run meanwhile keep their own. Blocks nest. Data is never moved: the
+    backend must be able to reach the arrays.
 
     Parameters
     ----------
     name : {"ref", "cpu", "cuda"}
-        "ref" is the executable specification in NumPy: slow, plain, and also for `numpy.longdouble` and for object
-        arrays of `fractions.Fraction`. "cpu" is the compiled backend and the default for arrays on the CPU.
-        "cuda" is not part of this version.
+        "ref" is the executable specification in NumPy: slow, plain, and also for `numpy.longdouble`
+        and for object arrays of `fractions.Fraction`. "cpu" is the compiled backend and the default
+        for arrays on the CPU. "cuda" is not part of this version.
 
     Raises
     ------
@@ -72,7 +72,8 @@ def load(name: str) -> Any:
     try:
         from pydeform import _cpu
 
-        # In a source tree the folder of .pxi files answers to the same name when the module is not built.
+        # In a source tree the folder of .pxi files answers to the same name when the module is not
+        # built.
         if hasattr(_cpu, "deform_conv"):
             return _cpu
         reason = None

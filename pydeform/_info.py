@@ -36,8 +36,8 @@ class Info:
     backends : dict of str to str
         Of each backend, "available" or why it is not.
     build : dict of str to object
-        How the compiled backend was built: compiler, openmp, vector_levels (compiled in) and vector_level (which one
-        this processor runs); empty where it is missing.
+        How the compiled backend was built: compiler, openmp, vector_levels (compiled in) and
+        vector_level (which one this processor runs); empty where it is missing.
     threads : int
         Threads of the compiled backend; 0 where it is missing.
     peers : dict of str to str
@@ -78,12 +78,13 @@ def _version(distribution: str) -> str:
 
 
 def info() -> Info:
-    """Tell what was built, which backends and optional packages are found and which vector code runs.
+    """Tell what was built, what is found and which vector code runs.
 
     Returns
     -------
     Info
-        A frozen dataclass; `print` shows it as a table. Nothing is imported but the compiled backend.
+        A frozen dataclass; `print` shows it as a table. Nothing is imported but the compiled
+        backend.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Sizes, padding and groups: pure integers. A leaf: it imports nothing of this package.
 
-Every function takes what a caller may have written, and returns plain Python integers that fit 64 bits or raises
-an error that names the argument, what it got and what was expected.
+Every function takes what a caller may have written, and returns plain Python integers that fit 64
+bits or raises an error that names the argument, what it got and what was expected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRODUCT_LIMIT = 2**63
 
 
 class ConvGeometry(NamedTuple):
-    """Everything about one convolution that is not an array; per-axis tuples are (y, x) or (z, y, x)."""
+    """All about one convolution that is not an array; per-axis tuples are (y, x) or (z, y, x)."""
 
     batch: int
     channels: int
@@ -163,7 +163,7 @@ def output_size(
 def conv_groups(
     channels: int, weight_channels: int, out_channels: int, groups: object, hint: str = ""
 ) -> int:
-    """Return the number of groups, inferred from the channels of input and weight, or checked against them."""
+    """Return the number of groups, inferred from the channels or checked against them."""
     if groups is None:
         if channels % weight_channels:
             raise ValueError(

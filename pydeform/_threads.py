@@ -8,15 +8,17 @@ from typing import SupportsIndex
 
 from pydeform import _dispatch, _shapes
 
-# Far above any use, far below what makes a system refuse threads and an OpenMP runtime end the process.
+# Far above any use, far below what makes a system refuse threads and an OpenMP runtime end the
+# process.
 MOST_THREADS = 1024
 
 
 def set_num_threads(n: SupportsIndex) -> None:
     """Set the number of threads of the compiled backend, for the whole process.
 
-    At import it is PYDEFORM_NUM_THREADS, else OMP_NUM_THREADS, else what the machine has. Results have the same
-    bits for any number. A build without OpenMP computes in the calling thread, whatever is set.
+    At import it is PYDEFORM_NUM_THREADS, else OMP_NUM_THREADS, else what the machine has. Results
+    have the same bits for any number. A build without OpenMP computes in the calling thread,
+    whatever is set.
 
     Parameters
     ----------
@@ -75,7 +77,8 @@ def get_num_threads() -> int:
 def num_threads(n: SupportsIndex) -> Iterator[None]:
     """Use another number of threads inside a `with` block, and the former one after it.
 
-    The number belongs to the process: blocks that overlap in several Python threads see each other's.
+    The number belongs to the process: blocks that overlap in several Python threads see each
+    other's.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a deformable convolution accepts: every check that comes before the first byte is written."""
+"""What a deformable convolution accepts: every check before the first byte is written."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def mapping(name: str, value: object, known: Sequence[str]) -> dict[str, Any]:
     """Return a mapping from argument names to arrays as a dict without its None entries."""
     if not isinstance(value, Mapping):
         raise TypeError(
-            f"{name}: expected a mapping from names among {tuple(known)} to arrays, got {describe(value)}"
+            f"{name}: expected a mapping from names among {tuple(known)} to arrays, "
+            f"got {describe(value)}"
         )
     for key in value:
         if key not in known:
@@ -87,7 +88,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 def check_dtypes(arrays: Mapping[str, NDArrayAny], accepted: Sequence[str]) -> None:
-    """Check that all arrays share one dtype; offset and mask may stay float32 beside 16-bit arrays."""
+    """Check that all share one dtype; offset and mask may stay float32 beside 16-bit arrays."""
     found = {name: dtype_name(array.dtype) for name, array in arrays.items()}
     for name, dtype in found.items():
         if dtype not in accepted:
@@ -143,7 +144,8 @@ def _ranks(arrays: Mapping[str, NDArrayAny], rank: int, last: bool) -> None:
         batched = name == "input" or len(shape) == rank + 3
         if 0 in shape[batched:]:
             raise ValueError(
-                f"{name}: expected at least one element along every axis{' but the batch' * batched}, got shape {shape}"
+                f"{name}: expected at least one element along every axis"
+                f"{' but the batch' * batched}, got shape {shape}"
             )
 
 
@@ -152,7 +154,8 @@ def _with_channels(batch: int, channels: int, size: Sequence[int], last: bool) -
 
 
 def _layout_hint(last: bool) -> str:
-    return f"; the axes lie as with layout={LAYOUTS[not last]!r}, but layout={LAYOUTS[last]!r} holds here"
+    meant, holds = LAYOUTS[not last], LAYOUTS[last]
+    return f"; the axes lie as with layout={meant!r}, but layout={holds!r} holds here"
 
 
 def _positions_hint(
@@ -209,7 +212,7 @@ def _check_positions(arrays: Mapping[str, NDArrayAny], geometry: ConvGeometry, g
 def _offset_groups(
     arrays: Mapping[str, NDArrayAny], channels: int, taps: int, rank: int, given: object, last: bool
 ) -> int:
-    """Return the offset groups, which divide the channels: as given, or as offset, else mask, implies."""
+    """Return the offset groups, which divide the channels: as given or as offset or mask has."""
     if given is not None:
         groups = _shapes.at_least(
             "offset_groups", _shapes.integer("offset_groups", given, "an int or None"), 1
@@ -239,7 +242,7 @@ def _offset_groups(
 
 
 def geometry_of(rank: int, arrays: Mapping[str, NDArrayAny], options: Options) -> ConvGeometry:
-    """Check the shapes of the arguments against each other and the options, and return the geometry."""
+    """Check the shapes against each other and the options, and return the geometry."""
     mode = choice("mode", options.mode, MODES)
     kink = choice("kink", options.kink, KINKS)
     last = choice("layout", options.layout, LAYOUTS) == "channels_last"
@@ -247,7 +250,7 @@ def geometry_of(rank: int, arrays: Mapping[str, NDArrayAny], options: Options) -
     input, weight = arrays["input"].shape, arrays["weight"].shape
     batch, channels, size = input[0], input[-1 if last else 1], input[1:-1] if last else input[2:]
     per_sample = len(weight) == rank + 3
-    out_channels, weight_channels = weight[per_sample : per_sample + 2]
+    out_channels, weight_channels = weight[-rank - 2], weight[-rank - 1]
     kernel = weight[-rank:]
 
     stride = _shapes.per_axis("stride", options.stride, rank, 1)
@@ -258,7 +261,8 @@ def geometry_of(rank: int, arrays: Mapping[str, NDArrayAny], options: Options) -
     groups = _shapes.conv_groups(channels, weight_channels, out_channels, options.groups, hint)
     if per_sample and weight[0] != batch:
         raise ValueError(
-            f"weight: expected shape {(batch, *weight[1:])}, one kernel per sample of the batch, got {weight}"
+            f"weight: expected shape {(batch, *weight[1:])}, one kernel per sample of the batch, "
+            f"got {weight}"
         )
     if "bias" in arrays and arrays["bias"].shape != (out_channels,):
         raise ValueError(
@@ -301,5 +305,6 @@ def check_like(
         raise ValueError(f"{name}: expected shape {shape}, that of {of}, got {array.shape}")
     if array.dtype != dtype:
         raise TypeError(
-            f"{name}: expected dtype {dtype_name(dtype)}, that of {of}, got {dtype_name(array.dtype)}"
+            f"{name}: expected dtype {dtype_name(dtype)}, that of {of}, "
+            f"got {dtype_name(array.dtype)}"
         )

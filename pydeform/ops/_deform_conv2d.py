@@ -1,4 +1,4 @@
-"""Deformable convolution of images: the public functions of rank 2; the work is in `deform_conv`."""
+"""Deformable convolution of images: the public functions of rank 2."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def deform_conv2d(
 ) -> A:
     """Deformable convolution of images (DCNv1; with `mask` DCNv2).
 
-    Tap `t` of the kernel reads the input at ``q*stride - padding + t*dilation + offset`` by linear interpolation,
-    in pixels, and not only on the grid. Zero offsets give the plain convolution (a cross-correlation).
+    Tap `t` of the kernel reads the input at ``q*stride - padding + t*dilation + offset`` by linear
+    interpolation, in pixels, and not only on the grid. Zero offsets give the plain convolution (a
+    cross-correlation).
 
     Parameters
     ----------
@@ -48,37 +49,45 @@ def deform_conv2d(
     stride : int or 2 of them
         Steps between output positions in pixels, at least 1.
     padding : int, 2 of them, 2 pairs (begin, end), "same" or "valid"
-        Pixels added around the input, where `mode` says what they hold. "same" gives ceil(size/stride) outputs.
+        Pixels added around the input, where `mode` says what they hold. "same" gives
+        ceil(size/stride) outputs.
     dilation : int or 2 of them
         Steps between taps in pixels, at least 1.
     mask : array, shape (N, Go*kH*kW, Ho, Wo), optional
         Factor of every tap at every output position, used as it is: no sigmoid, no softmax.
     groups : int, optional
-        Channel groups of the kernel. Inferred from the shapes of input and weight; given, it is checked.
+        Channel groups of the kernel. Inferred from the shapes of input and weight; given, it is
+        checked.
     offset_groups : int, optional
-        Go, groups of input channels that share offsets. Inferred from the shape of offset, else of mask.
+        Go, groups of input channels that share offsets. Inferred from the shape of offset, else of
+        mask.
     mode : {"zeros", "clip_zero", "border"}
-        "zeros": the input is 0 outside, and samples between the last pixel and one beyond fade out. "clip_zero":
-        samples below 0 count 0, those beyond the last pixel are clamped to it, at the size and beyond 0.
-        "border": coordinates are clamped to the edge.
+        "zeros": the input is 0 outside, and samples between the last pixel and one beyond fade out.
+        "clip_zero": samples below 0 count 0, those beyond the last pixel are clamped to it, at the
+        size and beyond 0. "border": coordinates are clamped to the edge.
     kink : {"right", "open", "mean"}
-        Derivative at whole coordinates, where it jumps: the right one; the right one, but 0 for samples at or beyond
-        one pixel outside; half the left and half the right one. The output does not depend on it.
+        Derivative at whole coordinates, where it jumps: the right one; the right one, but 0 for
+        samples at or beyond one pixel outside; half the left and half the right one. The output
+        does not depend on it.
     layout : {"channels_first", "channels_last"}
-        With "channels_last" input, offset, mask and the output have their channels last: (N, H, W, C).
+        With "channels_last" input, offset, mask and the output have their channels last: (N, H, W,
+        C).
     out : array, shape of the output, optional
-        Written and returned. C-contiguous, writable, of the dtype of input, no memory shared with another argument.
+        Written and returned. C-contiguous, writable, of the dtype of input, no memory shared with
+        another argument.
 
     Returns
     -------
     array, shape (N, Co, Ho, Wo)
-        Of the same kind and dtype as `input`; ``Wo = (W + begin + end - dilation*(kW - 1) - 1)//stride + 1``.
+        Of the same kind and dtype as `input`; ``Wo = (W + begin + end - dilation*(kW - 1) -
+        1)//stride + 1``.
 
     Raises
     ------
     TypeError
-        If an argument is not an array or an option not of its type, if dtypes are mixed or not float32, float64,
-        float16 or bfloat16 (offset and mask may both be float32 beside 16-bit arrays), or devices are mixed.
+        If an argument is not an array or an option not of its type, if dtypes are mixed or not
+        float32, float64, float16 or bfloat16 (offset and mask may both be float32 beside 16-bit
+        arrays), or devices are mixed.
     ValueError
         If shapes or options do not fit together, or `out` cannot be written.
     MemoryError
@@ -91,8 +100,9 @@ def deform_conv2d(
 
     Notes
     -----
-    float16 and bfloat16 are storage: arithmetic and coordinates are float32. A sample at a NaN coordinate is NaN,
-    at an infinite one 0. The bits of the result do not depend on the number of threads.
+    float16 and bfloat16 are storage: arithmetic and coordinates are float32. A sample at a NaN
+    coordinate is NaN, at an infinite one 0. The bits of the result do not depend on the number of
+    threads.
 
     References
     ----------
@@ -153,37 +163,39 @@ def deform_conv2d_backward(
     groups, offset_groups, mode, kink, layout
         As in `deform_conv2d`.
     needs : iterable of str, optional
-        Names among "input", "offset", "weight", "bias", "mask" whose gradients are computed. Default: of all
-        arguments that are given.
+        Names among "input", "offset", "weight", "bias", "mask" whose gradients are computed.
+        Default: of all arguments that are given.
     deterministic : bool
-        On the CPU the bits are the same on every run and for any number of threads, whatever is said here.
+        On the CPU the bits are the same on every run and for any number of threads, whatever is
+        said here.
     out : mapping from names to arrays, optional
-        Gradients to be written in these arrays, which are returned; each as `out` of `deform_conv2d`.
+        Gradients to be written in these arrays, which are returned; each as `out` of
+        `deform_conv2d`.
 
     Returns
     -------
     DeformConvGrads
-        Named tuple (input, offset, weight, bias, mask); each of the shape and dtype of its argument, None where the
-        argument is absent or its gradient not needed.
+        Named tuple (input, offset, weight, bias, mask); each of the shape and dtype of its
+        argument, None where the argument is absent or its gradient not needed.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `deform_conv2d`, also where `grad_output` has not the shape and dtype of the output, or `needs` or `out`
-        name an argument that is absent.
+        As `deform_conv2d`, also where `grad_output` has not the shape and dtype of the output, or
+        `needs` or `out` name an argument that is absent.
 
     Notes
     -----
-    A sample at a NaN coordinate gives NaN to its own offset and mask and to the weight, and nothing to the input;
-    one at an infinite coordinate gives 0.
+    A sample at a NaN coordinate gives NaN to its own offset and mask and to the weight, and nothing
+    to the input; one at an infinite coordinate gives 0.
 
     Examples
     --------
     >>> import numpy as np, pydeform
     >>> x, w = np.ones((1, 2, 8, 8)), np.ones((4, 2, 3, 3))
     >>> offset = np.full((1, 18, 8, 8), 0.25)
-    >>> y = pydeform.deform_conv2d(x, offset, w, padding=1)
-    >>> grads = pydeform.deform_conv2d_backward(np.ones_like(y), x, offset, w, padding=1, needs=["offset"])
+    >>> gy = np.ones((1, 4, 8, 8))
+    >>> grads = pydeform.deform_conv2d_backward(gy, x, offset, w, padding=1, needs=["offset"])
     >>> grads.offset.shape == offset.shape, grads.weight
     (True, None)
     """
@@ -223,8 +235,8 @@ def deform_conv2d_jvp(
     input, offset, weight, bias, stride, padding, dilation, mask
         As given to `deform_conv2d`.
     tangents : mapping from names to arrays
-        The direction, by names among "input", "offset", "weight", "bias", "mask"; each of the shape and dtype of its
-        argument. What is not named does not change.
+        The direction, by names among "input", "offset", "weight", "bias", "mask"; each of the shape
+        and dtype of its argument. What is not named does not change.
     groups, offset_groups, mode, kink, layout
         As in `deform_conv2d`.
     out : mapping from "output" and "output_tangent" to arrays, optional
@@ -284,8 +296,9 @@ def deform_conv2d_double_backward(
     Parameters
     ----------
     grad_grads : mapping from names to arrays
-        Gradient of some loss with respect to each result of `deform_conv2d_backward`, by names among "input",
-        "offset", "weight", "bias", "mask"; each of the shape and dtype of its argument. What is not named is 0.
+        Gradient of some loss with respect to each result of `deform_conv2d_backward`, by names
+        among "input", "offset", "weight", "bias", "mask"; each of the shape and dtype of its
+        argument. What is not named is 0.
     grad_output : array, shape (N, Co, Ho, Wo)
         As given to `deform_conv2d_backward`.
     input, offset, weight, bias, stride, padding, dilation, mask
@@ -293,25 +306,29 @@ def deform_conv2d_double_backward(
     groups, offset_groups, mode, kink, layout
         As in `deform_conv2d`.
     needs : iterable of str, optional
-        Names among "grad_output" and the arguments whose gradients are computed. Default: all that are given.
+        Names among "grad_output" and the arguments whose gradients are computed. Default: all that
+        are given.
     out : mapping from names to arrays, optional
-        Gradients to be written in these arrays, which are returned; each as `out` of `deform_conv2d`.
+        Gradients to be written in these arrays, which are returned; each as `out` of
+        `deform_conv2d`.
 
     Returns
     -------
     DeformConvDoubleGrads
-        Named tuple (grad_output, input, offset, weight, bias, mask); each of the shape and dtype of its argument,
-        None where absent or not needed. That of bias is 0, as no gradient depends on it.
+        Named tuple (grad_output, input, offset, weight, bias, mask); each of the shape and dtype of
+        its argument, None where absent or not needed. That of bias is 0, as no gradient depends on
+        it.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `deform_conv2d_backward`, also where `grad_grads` names an absent argument or holds an array unlike it.
+        As `deform_conv2d_backward`, also where `grad_grads` names an absent argument or holds an
+        array unlike it.
 
     Notes
     -----
-    At whole coordinates the second derivatives follow `kink` like the first. The second derivative along one and the
-    same axis is 0, since the interpolation is linear.
+    At whole coordinates the second derivatives follow `kink` like the first. The second derivative
+    along one and the same axis is 0, since the interpolation is linear.
 
     Examples
     --------

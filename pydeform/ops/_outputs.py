@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Wanted(NamedTuple):
 def available_bytes() -> int | None:
     """Return the bytes that new arrays can have on this machine, or None where it does not say."""
     limits = []
-    try:
+    with suppress(OSError, KeyError, ValueError):
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         sizes = {
             key: value for key, _, value in (line.partition(":") for line in text.splitlines())
@@ -34,18 +35,14 @@ def available_bytes() -> int | None:
         limits.append(
             sum(int(sizes[key].split()[0]) * 1024 for key in ("MemAvailable", "SwapFree"))
         )
-    except (OSError, KeyError, ValueError):
-        pass
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
+        with suppress(OSError, ValueError):  # no such file, or the word "max"
             limits.append(int(Path(path).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such file, or the word "max"
-            pass
     return min(limits) if limits else None
 
 
 def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NDArrayAny]) -> None:
-    """Raise MemoryError where the new arrays cannot fit; a lazy system would hand them out and kill us later."""
+    """Raise MemoryError where new arrays cannot fit; a lazy system gives them and kills later."""
     sizes = {
         name: _shapes.byte_count(name, shape, dtype.itemsize)
         for name, (shape, dtype) in wanted.items()
@@ -69,7 +66,8 @@ def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NDArrayAny]
 
 def _overlap(one: NDArrayAny, other: NDArrayAny) -> bool:
     try:
-        return np.shares_memory(one, other, max_work=10_000)
+        # The stubs know two limits only, the function takes any.
+        return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -103,10 +101,10 @@ def prepare(
     inputs: Mapping[str, NDArrayAny],
     copies: Mapping[str, NDArrayAny],
 ) -> dict[str, NDArrayAny]:
-    """Return an array for every result in `wanted`: the one in `out`, or a new one; the contents are unset.
+    """Return an array for every result in `wanted`: that in `out`, or a new one, unset.
 
-    `out` has names of results, written as the caller knows them in messages. `copies` are the inputs that will have
-    to be copied too; their bytes count.
+    `out` has names of results, written as the caller knows them in messages. `copies` are the
+    inputs that will have to be copied too; their bytes count.
     """
     given: dict[str, NDArrayAny] = {}
     for name, value in out.items():

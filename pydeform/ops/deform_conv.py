@@ -1,14 +1,14 @@
-"""Deformable convolution, versions 1 and 2, of any rank: what the public functions of each rank share.
+"""Deformable convolution of any rank: what the public functions of each rank share.
 
-A tap of the kernel reads the input not on the grid but at `base + offset`, by linear interpolation between the
-neighbouring pixels, times an optional mask:
+A tap of the kernel reads the input not on the grid but at `base + offset`, by linear interpolation
+between the neighbouring pixels, times an optional mask:
 
     p = q * stride - padding + tap * dilation + offset          (pixels)
     y[q] = bias + sum over channels and taps of  weight * mask * sample(input, p)
 
-The output is linear in input, weight, mask and bias, and within a cell of the grid affine in every coordinate; its
-derivatives are made of the same sampling with one or two axes differentiated. Each function checks everything, then
-hands plain arrays to a backend, which knows the formulas.
+The output is linear in input, weight, mask and bias, and within a cell of the grid affine in every
+coordinate; its derivatives are made of the same sampling with one or two axes differentiated. Each
+function checks everything, then hands plain arrays to a backend, which knows the formulas.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Values: TypeAlias = tuple[Any, Any, Any, Any, Any]  # in the order of ARGUMENTS
 
 
 class DeformConvGrads(NamedTuple, Generic[T]):
-    """Gradients of a deformable convolution, one per array argument; None where absent or not needed."""
+    """Gradients of a deformable convolution; None where the argument is absent or not needed."""
 
     input: T | None
     offset: T | None
@@ -52,7 +52,7 @@ _OUTPUT = ("output", "output_tangent")
 
 
 class _Call(NamedTuple):
-    """One call after every check of its arguments; `arrays` holds all that were given, as they lie."""
+    """One call after the checks; `arrays` holds all that were given, as they lie."""
 
     backend: Any
     geometry: ConvGeometry
@@ -100,7 +100,7 @@ class _Buffers(NamedTuple):
     give: Callable[[NDArrayAny], Any]
 
     def read(self, names: Iterable[str], of: str = "") -> tuple[NDArrayAny | None, ...]:
-        """Return the arrays of these names, or those that the mapping `of` held; None where there is none."""
+        """Return the arrays of these names, or those that the mapping `of` held, else None."""
         return tuple(self.arrays.get(_key(of, name) if of else name) for name in names)
 
     def write(self, names: Iterable[str]) -> tuple[NDArrayAny | None, ...]:
@@ -108,7 +108,7 @@ class _Buffers(NamedTuple):
         return tuple(self.results.get(_key("out", name)) for name in names)
 
     def returned(self, key: str) -> Any:
-        """Return a result as the caller's kind of array, or the very object that was given for it."""
+        """Return a result as the caller's kind of array, or the object that was given for it."""
         if key in self.out:
             return self.out[key]
         return self.give(self.results[key]) if key in self.results else None
@@ -130,7 +130,7 @@ def _present(values: Values) -> tuple[str, ...]:
 
 
 def _prepare(rank: int, values: Values, options: Options, extra: Mapping[str, Any]) -> _Call:
-    """Check the five arguments and the options; `extra` arrays are taken in and left to the caller to check."""
+    """Check the arguments and options; `extra` arrays are taken in, the caller checks them."""
     given = {
         name: value
         for name, value in zip(ARGUMENTS, values, strict=True)
@@ -161,7 +161,7 @@ def deform_conv_backward(
     deterministic: bool,
     out: Mapping[str, Any] | None,
 ) -> DeformConvGrads[Any]:
-    """Return the gradients of <grad_output, output> with respect to the arguments named in `needs`."""
+    """Return the gradients of <grad_output, output> by the arguments named in `needs`."""
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic: expected True or False, got {deterministic!r}")
     needed = _checks.names("needs", needs, _present(values))
@@ -184,7 +184,7 @@ def deform_conv_jvp(
     tangents: Mapping[str, Any],
     out: Mapping[str, Any] | None,
 ) -> tuple[Any, Any]:
-    """Return the output and its derivative along the tangents; an argument without a tangent stays."""
+    """Return the output and its derivative along the tangents."""
     given = _keyed("out", {} if out is None else out, _OUTPUT)
     call = _prepare(rank, values, options, _keyed("tangents", tangents, _present(values)))
     call.check("tangents", ARGUMENTS)
@@ -208,7 +208,7 @@ def deform_conv_double_backward(
     needs: Iterable[str] | None,
     out: Mapping[str, Any] | None,
 ) -> DeformConvDoubleGrads[Any]:
-    """Return the gradients of sum over names of <grad_grads[name], gradient of name>, as deform_conv_backward gives it."""
+    """Return the gradients of the sum over names of <grad_grads[name], gradient of name>."""
     present = _present(values)
     needed = _checks.names("needs", needs, ("grad_output", *present))
     given = _keyed("out", {} if out is None else out, needed)
