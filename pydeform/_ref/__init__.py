@@ -4,7 +4,7 @@ A module with the same function names as the other backends. Besides the types t
 in ``longdouble`` and on object arrays of :class:`fractions.Fraction`, where it is exact.
 """
 
-from .deform_conv import (
+from pydeform._ref.deform_conv import (
     deform_conv,
     deform_conv_backward,
     deform_conv_double_backward,

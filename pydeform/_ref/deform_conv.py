@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from .._shapes import ConvGeometry
-from .layout import Layout
-from .stencil import Array, Sampling, Term, number
+from pydeform._ref.layout import Layout
+from pydeform._ref.stencil import Array, Sampling, Term, number
+from pydeform._shapes import ConvGeometry
 
 # NaN and Inf are values here, and 16-bit results may overflow: neither is worth a warning.
 _quiet = np.errstate(all="ignore")

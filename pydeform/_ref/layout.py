@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._shapes import ConvGeometry
-from .stencil import Array, Term, number
+from pydeform._ref.stencil import Array, Term, number
+from pydeform._shapes import ConvGeometry
 
 
 class Layout:

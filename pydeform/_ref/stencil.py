@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._shapes import ConvGeometry
+from pydeform._shapes import ConvGeometry
 
 Array = NDArray[Any]
 Term = Array | None  # None is a structural zero: nothing is computed from it
@@ -110,7 +110,7 @@ class Sampling:
         self.nan: Array = np.any(nan, axis=3)  # [N, Go, K, P]
         self.alive: Array = np.all(finite, axis=3)
         floor, self.fraction = split(np.where(finite, offset, self.zero))
-        self.cell = floor + _grid(geometry)  # [N, Go, K, n, P]
+        self.cell = floor + grid(geometry)  # [N, Go, K, n, P]
 
     @cached_property
     def stencils(self) -> tuple[list[list[Corner]], list[list[Corner]]]:
@@ -181,7 +181,7 @@ class Sampling:
         return image.reshape(g.batch, g.channels, pixels)
 
 
-def _grid(geometry: ConvGeometry) -> Array:
+def grid(geometry: ConvGeometry) -> Array:
     """base(q, tap) = q * stride - pad + tap * dilation: exact integers, [K, n, P]."""
     taps = np.indices(geometry.kernel).reshape(geometry.rank, geometry.taps)
     positions = np.indices(geometry.out_size).reshape(geometry.rank, math.prod(geometry.out_size))

@@ -1,0 +1,183 @@
+"""Finite differences without truncation error.
+
+Every operation here is affine in each entry of each argument, and in a single coordinate as long
+as it stays inside its cell. So a central difference is not an approximation: with fractions of
+coordinates in [3/8, 5/8] a step of 1/4 stays inside the open cell, and
+
+    (f(a + h e) - f(a - h e)) / (2 h) = df/da(e)
+
+up to rounding, with h = 1/4 for a coordinate and h = 1 for anything else: powers of two, so that
+the step itself rounds nothing. On dyadic values even the rounding is gone.
+
+The same holds one order up, since <t, gradients> is affine in each entry too; its gradient is what
+the double backward computes. One argument moves at a time, and of a coordinate one axis: in two
+axes at once the operations are not affine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from pydeform.testing.cases import Array, Case
+
+#: Steps: coordinates move inside their cell, everything else by one.
+COORDINATE_STEP = 0.25
+STEP = 1.0
+
+
+def step_of(name: str) -> float:
+    """The step for an argument."""
+    return COORDINATE_STEP if name == "offset" else STEP
+
+
+def difference(function: Callable[[Case], Array], case: Case, name: str, direction: Array) -> Array:
+    """Central difference of a function of a case in one argument.
+
+    Parameters
+    ----------
+    function : callable
+        From a case to an array or a number.
+    case : Case
+        Whose offsets have fractions in [3/8, 5/8].
+    name : str
+        The argument that moves, or ``"grad_output"``.
+    direction : array
+        Where to, entries of size 1 at most. For an offset only one axis may be other than 0;
+        `directions` makes such.
+
+    Returns
+    -------
+    array
+        The derivative in that direction, exact but for rounding.
+    """
+    array = case.grad_output if name == "grad_output" else case.arrays[name]
+    step = step_of(name)
+    ahead = function(case.with_array(name, array + step * direction))
+    behind = function(case.with_array(name, array - step * direction))
+    return np.asarray(ahead - behind) / (2 * step)
+
+
+def directions(case: Case, name: str, seed: int) -> Iterator[Array]:
+    """Directions with entries -1, 0 and 1 along which a case is affine: for an offset one per axis.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    name : str
+        The argument.
+    seed : int
+        Of the generator that draws them.
+
+    Yields
+    ------
+    array
+        Of the shape of the argument; together they move every entry that they draw.
+    """
+    random = np.random.default_rng(seed)
+    array = case.grad_output if name == "grad_output" else case.arrays[name]
+    direction = random.integers(-1, 2, array.shape).astype(array.dtype)
+    if name != "offset":
+        yield direction
+        return
+    rank = case.geometry.rank
+    channel = np.arange(array.shape[-1 if case.geometry.channels_last else 1])
+    for axis in range(rank):
+        chosen = (channel % rank == axis).astype(array.dtype)
+        if not case.geometry.channels_last:
+            chosen = chosen.reshape(-1, *(1,) * rank)
+        yield direction * chosen
+
+
+def entries(array: Array, count: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Indices of up to `count` entries of an array, drawn without repetition."""
+    random = np.random.default_rng(seed)
+    for flat in random.permutation(array.size)[:count]:
+        yield tuple(int(i) for i in np.unravel_index(flat, array.shape))
+
+
+def first_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
+    """Largest error of the jvp and of every gradient against finite differences.
+
+    Parameters
+    ----------
+    case : Case
+        Float64, whose offsets have fractions in [3/8, 5/8] (kinds "interior" of
+        `pydeform.testing.values`).
+    count : int
+        Entries per argument to move one by one, for the gradients.
+    seed : int
+        Of the generator that draws entries and directions.
+
+    Returns
+    -------
+    dict of float
+        By result. For a jvp, relative to the largest entry of the difference or of the output; for
+        a gradient, relative to the largest of its entries or to <grad_output, output>, whose
+        rounding a difference inherits. An error that is 0 stays 0.
+    """
+
+    def loss(moved: Case) -> Array:
+        return np.asarray(np.sum(case.grad_output * moved.output()))
+
+    errors: dict[str, float] = {}
+    output, gradients = case.output(), case.backward()
+    for name in case.names:
+        for direction in directions(case, name, seed):
+            one = replace(case, tangents={name: direction})
+            derivative = difference(Case.output, case, name, direction)
+            key = f"jvp {name}"
+            errors[key] = max(
+                errors.get(key, 0.0), _relative(one.jvp()[1], derivative, _largest(output))
+            )
+        errors[f"grad_{name}"] = _entrywise(
+            loss, case, name, gradients[name], float(np.abs(loss(case))), count, seed
+        )
+    return errors
+
+
+def second_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
+    """Largest error of the double backward against finite differences of the gradients.
+
+    Parameters and result are those of `first_order`, the scale <tangents, gradients>.
+    """
+
+    def loss(moved: Case) -> Array:
+        gradients = moved.backward()
+        return np.asarray(sum(np.sum(t * gradients[k]) for k, t in case.tangents.items()))
+
+    scale = float(np.abs(loss(case)))
+    return {
+        f"second_{name}": _entrywise(loss, case, name, result, scale, count, seed)
+        for name, result in case.double_backward().items()
+    }
+
+
+def _entrywise(
+    loss: Callable[[Case], Array],
+    case: Case,
+    name: str,
+    gradient: Array,
+    scale: float,
+    count: int,
+    seed: int,
+) -> float:
+    worst, scale = 0.0, max(scale, _largest(gradient))
+    for index in entries(gradient, count, seed):
+        direction = np.zeros(gradient.shape)
+        direction[index] = 1
+        derivative = difference(loss, case, name, direction)
+        worst = max(worst, _relative(gradient[index], derivative, scale))
+    return worst
+
+
+def _largest(array: Array) -> float:
+    return float(np.max(np.abs(array), initial=0))
+
+
+def _relative(computed: Array, derivative: Array, scale: float) -> float:
+    error = _largest(computed - derivative)
+    return error / max(scale, _largest(derivative)) if error else 0.0
