@@ -87,7 +87,7 @@ def device_of(name: str, value: Any) -> str:
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         kind, number = value.__dlpack_device__()
         device = _DEVICES.get(int(kind), f"device type {int(kind)}")
-        return device if device == "cpu" else f"{device}:{number}"
+        return device if device == "cpu" else f"{device}:{int(number)}"
     if hasattr(value, "__cuda_array_interface__"):
         return "cuda"
     got = "None" if value is None else describe(value)

@@ -190,12 +190,11 @@ def conv_groups(
     return found
 
 
-def byte_count(name: str, shape: Sequence[int], itemsize: int) -> int:
-    """Return the bytes of an array of this shape; 2^63 or more is an error."""
+def check_bytes(name: str, shape: Sequence[int], itemsize: int) -> None:
+    """Check that an array of this shape has fewer than 2^63 bytes."""
     count = prod(shape) * itemsize
     if count >= PRODUCT_LIMIT:
         raise ValueError(
             f"{name}: expected fewer than 2^63 bytes, got shape {tuple(shape)} "
             f"of {itemsize} bytes each ({count} bytes)"
         )
-    return count

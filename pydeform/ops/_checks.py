@@ -166,20 +166,21 @@ def _positions_hint(
     wanted = expected[-1 if last else 1]
     found = array.shape[-1 if last else 1]
     size = array.shape[1:-1] if last else array.shape[2:]
-    if array.shape == _with_channels(geometry.batch, wanted, out, not last):
+    moved = array.shape[1 if last else -1]  # channels, should the layout be the other one
+    per_group = wanted // geometry.offset_groups
+    if moved % per_group == 0 and array.shape == _with_channels(
+        geometry.batch, moved, out, not last
+    ):
         return _layout_hint(last)
     hint = ""
-    if found != wanted:
-        if name == "offset" and found % ((rank + 1) * taps) == 0:
-            split = found // (rank + 1) * rank
-            hint = (
-                f"; {found} channels hold offset and mask in one: split them after channel {split}"
-            )
-        elif name == "offset" and rank > 1 and found * rank == wanted:
-            hint = f"; every tap takes {rank} offsets ({', '.join(AXES[rank])}), here it has one"
-        elif found == 2 * wanted or 2 * found == wanted:
-            share = "twice" if found > wanted else "half"
-            hint = f"; {share} the channels of {geometry.offset_groups} offset groups"
+    if found in (2 * wanted, wanted / 2):
+        share = "twice" if found > wanted else "half"
+        hint = f"; {share} the channels of {geometry.offset_groups} offset groups"
+        if name == "offset" and rank == 2 and found < wanted:
+            hint += f", or one offset a tap where there are two ({', '.join(AXES[rank])})"
+    elif name == "offset" and found and found % ((rank + 1) * taps) == 0 and found != wanted:
+        split = found // (rank + 1) * rank
+        hint = f"; {found} channels hold offset and mask in one: split them after channel {split}"
     if size != out:
         relation = "smaller than" if prod(size) < prod(out) else "not"
         hint += (
@@ -223,21 +224,19 @@ def _offset_groups(
             )
         return groups
     for name, per_group in (("offset", taps * rank), ("mask", taps)):
-        if name in arrays:
-            shape = arrays[name].shape
-            found, other = (shape[-1], shape[1]) if last else (shape[1], shape[-1])
-            groups = found // per_group
-            if groups == 0 or found % per_group:
-                return (
-                    1  # not a shape that any number of groups has: the check that follows tells it
-                )
-            if channels % groups:
-                raise ValueError(
-                    f"{name}: expected offset groups that divide the {channels} input channels, "
-                    f"got {groups} ({found} channels / {per_group} per offset group), shape {shape}"
-                    + (_layout_hint(last) if other == per_group else "")
-                )
-            return groups
+        if name not in arrays:
+            continue
+        shape = arrays[name].shape
+        found = shape[-1] if last else shape[1]
+        groups = found // per_group
+        if groups == 0 or found % per_group:
+            continue  # no number of groups has this shape, which the check that follows tells
+        if channels % groups:
+            raise ValueError(
+                f"{name}: expected offset groups that divide the {channels} input channels, "
+                f"got {groups} ({found} channels / {per_group} per offset group), shape {shape}"
+            )
+        return groups
     return 1
 
 
@@ -286,6 +285,7 @@ def geometry_of(rank: int, arrays: Mapping[str, NDArrayAny], options: Options) -
         kink=kink,
         channels_last=last,
     )
+    _shapes.check_bytes("output", output_shape(geometry), arrays["input"].itemsize)
     _check_positions(arrays, geometry, options.offset_groups is not None)
     return geometry
 

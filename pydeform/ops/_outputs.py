@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pydeform import _shapes
 from pydeform._arrays import NDArrayAny, as_numpy, device_of
 from pydeform.ops._checks import check_like
 
@@ -43,10 +43,7 @@ def available_bytes() -> int | None:
 
 def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NDArrayAny]) -> None:
     """Raise MemoryError where new arrays cannot fit; a lazy system gives them and kills later."""
-    sizes = {
-        name: _shapes.byte_count(name, shape, dtype.itemsize)
-        for name, (shape, dtype) in wanted.items()
-    }
+    sizes = {name: prod(shape) * dtype.itemsize for name, (shape, dtype) in wanted.items()}
     total = sum(sizes.values()) + sum(array.nbytes for array in copies.values())
     if total < _SMALL:
         return

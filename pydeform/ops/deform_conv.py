@@ -125,17 +125,15 @@ def _keyed(argument: str, value: object, known: Sequence[str]) -> dict[str, Any]
     return {_key(argument, name): array for name, array in found.items()}
 
 
-def _present(values: Values) -> tuple[str, ...]:
-    return tuple(name for name, value in zip(ARGUMENTS, values, strict=True) if value is not None)
+def _given(values: Values) -> dict[str, Any]:
+    """Return the arguments by name, without the optional ones that are absent."""
+    named = zip(ARGUMENTS, values, strict=True)
+    return {n: value for n, value in named if value is not None or n in ("input", "weight")}
 
 
 def _prepare(rank: int, values: Values, options: Options, extra: Mapping[str, Any]) -> _Call:
     """Check the arguments and options; `extra` arrays are taken in, the caller checks them."""
-    given = {
-        name: value
-        for name, value in zip(ARGUMENTS, values, strict=True)
-        if value is not None or name in ("input", "weight")
-    }
+    given = _given(values)
     taken = _arrays.take({**given, **extra}, like="input")
     backend, accepted = _dispatch.backend_for(taken.device)
     arguments = {name: taken.arrays[name] for name in given}
@@ -164,7 +162,7 @@ def deform_conv_backward(
     """Return the gradients of <grad_output, output> by the arguments named in `needs`."""
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic: expected True or False, got {deterministic!r}")
-    needed = _checks.names("needs", needs, _present(values))
+    needed = _checks.names("needs", needs, tuple(_given(values)))
     given = _keyed("out", {} if out is None else out, needed)
     call = _prepare(rank, values, options, {"grad_output": grad_output})
     call.check_grad_output()
@@ -186,7 +184,7 @@ def deform_conv_jvp(
 ) -> tuple[Any, Any]:
     """Return the output and its derivative along the tangents."""
     given = _keyed("out", {} if out is None else out, _OUTPUT)
-    call = _prepare(rank, values, options, _keyed("tangents", tangents, _present(values)))
+    call = _prepare(rank, values, options, _keyed("tangents", tangents, tuple(_given(values))))
     call.check("tangents", ARGUMENTS)
     buffers = call.run({_key("out", name): call.like_output for name in _OUTPUT}, given)
     call.backend.deform_conv_jvp(
@@ -209,7 +207,7 @@ def deform_conv_double_backward(
     out: Mapping[str, Any] | None,
 ) -> DeformConvDoubleGrads[Any]:
     """Return the gradients of the sum over names of <grad_grads[name], gradient of name>."""
-    present = _present(values)
+    present = tuple(_given(values))
     needed = _checks.names("needs", needs, ("grad_output", *present))
     given = _keyed("out", {} if out is None else out, needed)
     extra = {"grad_output": grad_output, **_keyed("grad_grads", grad_grads, present)}
