@@ -20,7 +20,7 @@ except ImportError as error:
 from pydeform._shapes import ConvGeometry
 from pydeform.ops._checks import ARGUMENTS, KINKS, MODES
 from pydeform.testing.cases import Case
-from pydeform.testing.values import deform_conv_case, make_geometry
+from pydeform.testing.values import SPOILED, deform_conv_case, make_geometry
 
 # Largest size and kernel per rank: small enough for thousands of examples, large enough for
 # samples inside, on every face, and outside.
@@ -100,14 +100,20 @@ def deform_conv_cases(draw: st.DrawFn, /, rank: int, kind: str, **options: Any) 
     -------
     strategy for Case
         With and without offset, mask, bias and per-sample weights, and with any subset of the
-        tangents; "nonfinite" cases have an offset, every tangent, and the spoiled array drawn.
+        tangents. Cases with NaN or infinities have every array and tangent. Kinds "interior" leave
+        out kink "open" with mode "border": its derivative is 0 by definition where the value's is
+        not.
     """
     optional = {name for name in ("offset", "bias", "mask") if draw(st.integers(0, 4))}
     tangents = {name for name in ARGUMENTS if draw(st.integers(0, 4))}
-    spoiled = "offset"
-    if kind == "nonfinite":
+    spoiled = ""
+    if kind in SPOILED:
         optional, tangents = {"offset", "bias", "mask"}, set(ARGUMENTS)
-        spoiled = draw(st.sampled_from(("offset", "input", "mask", "weight", "grad_output")))
+        spoiled = draw(st.sampled_from(SPOILED[kind]))
+    if "interior" in kind and draw(st.booleans()):
+        options["kinks"] = ("right", "mean")
+    elif "interior" in kind:
+        options["modes"] = ("zeros", "clip_zero")
     geometry, pad_end = draw(
         geometries(rank, sampled=not optional.isdisjoint(("offset", "mask")), **options)
     )

@@ -12,7 +12,13 @@ from pydeform.ops._checks import ARGUMENTS
 from pydeform.testing.cases import Array, Case
 
 #: The kinds of values that `deform_conv_case` draws.
-KINDS = ("random", "dyadic", "kinks", "interior", "dyadic interior", "nonfinite")
+KINDS = ("random", "dyadic", "kinks", "interior", "dyadic interior", "nonfinite", "infinite factor")
+
+#: The arrays that kinds with NaN and infinities have them in.
+SPOILED = {
+    "nonfinite": ("offset", "input"),
+    "infinite factor": ("mask", "weight", "grad_output"),
+}
 
 #: Offsets of dyadic cases are multiples of 2**-FRACTION_BITS[rank].
 FRACTION_BITS = {1: 3, 2: 2, 3: 1}
@@ -47,12 +53,12 @@ class _Draw:
         if self.kind == "kinks":
             return whole.astype(np.float64)
         if self.kind == "interior":
-            return whole + self.random.uniform(0.375, 0.625, shape)
+            return np.asarray(whole + self.random.uniform(0.375, 0.625, shape))
         if self.kind == "dyadic interior":
-            return whole + self.random.integers(3, 6, shape) / 8
+            return np.asarray(whole + self.random.integers(3, 6, shape) / 8)
         if self.exact:
             steps = 2 ** FRACTION_BITS[self.rank]
-            return whole + self.random.integers(0, steps, shape) / steps
+            return np.asarray(whole + self.random.integers(0, steps, shape) / steps)
         offset = whole + self.random.random(shape)
         # Tiny ones too, of either sign, where offset - floor(offset) has to round.
         tiny = self.random.random(shape) < 0.1
@@ -91,14 +97,22 @@ def deform_conv_case(
         Padding after the last element of each axis, which `geometry` only implies.
     seed : int
         Of the generator that draws the values.
-    kind : {"random", "dyadic", "kinks", "interior", "dyadic interior", "nonfinite"}
-        "random": normal values, any coordinate. "dyadic": small integers, halves for the mask and
-        offsets in multiples of ``2**-FRACTION_BITS[rank]``; every intermediate of every derivative
-        is exact in float32, in any order, as long as sums run over fewer than some 10^4 terms.
-        "kinks": the same with integer offsets. "interior": fractions of coordinates in
-        [3/8, 5/8], where finite differences with a step of 1/4 stay in the open cell. "dyadic
-        interior": the same in eighths and with integers elsewhere, so that in float64 they are
-        exact. "nonfinite": as "dyadic" with NaN and infinities in the array `spoiled`.
+    kind : str
+        One of `KINDS`.
+
+        - "random": normal values, any coordinate.
+        - "dyadic": small integers, halves for the mask, offsets in multiples of
+          ``2**-FRACTION_BITS[rank]``: every intermediate of every derivative is exact in float32,
+          in any order, as long as sums run over fewer than some 10^3 terms.
+        - "kinks": the same with integer offsets.
+        - "interior": random, with fractions of coordinates in [3/8, 5/8], where finite differences
+          with a step of 1/4 stay in the open cell.
+        - "dyadic interior": the same in eighths and with integers elsewhere, so that in float64
+          they are exact.
+        - "nonfinite": dyadic, with NaN and infinities in the offset or in the input, where the
+          definition says of each result whether it is a number, NaN or infinite.
+        - "infinite factor": dyadic, with NaN and infinities in mask, weight or grad_output, where
+          NaN and infinity depend on whether a sum or a product is taken first.
     optional : iterable of {"offset", "bias", "mask"}
         The optional arguments to give; offset is optional in that None is a plain convolution.
     per_sample : bool
@@ -106,7 +120,7 @@ def deform_conv_case(
     tangents : iterable of str
         Arguments to draw a tangent for, of those that are given.
     spoiled : str
-        Array that gets NaN and infinities where `kind` is "nonfinite"; ``"grad_output"`` too.
+        Array that gets NaN and infinities where `kind` is one of `SPOILED`.
 
     Returns
     -------
@@ -149,8 +163,7 @@ def deform_conv_case(
         if name in set(tangents)
     }
     grad_output = draw.plain(shaped(g.out_channels, g.out_size))
-    if kind == "nonfinite":
-        # A coordinate may be anything; an infinity elsewhere is a value like any other.
+    if kind in SPOILED:
         draw.spoil({**arrays, "grad_output": grad_output}[spoiled], (np.nan, np.inf, -np.inf))
     return Case(
         operation=f"deform_conv{g.rank}d",

@@ -1,0 +1,198 @@
+"""What every operation promises on every backend.
+
+Operations come from `pydeform.testing.operations`; a new one needs an entry there and nothing here.
+"""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pydeform
+from pydeform.testing import first_order, second_order
+from pydeform.testing.operations import OPERATIONS
+
+DTYPES = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+EXAMPLES = list(OPERATIONS[0].examples("dyadic"))
+
+pytestmark = [
+    pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name),
+    pytest.mark.parametrize("backend", ["ref", "cpu"]),
+]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_example = pytest.mark.parametrize("example", EXAMPLES)
+
+
+def evaluate(case, backend):
+    with pydeform.use_backend(backend):
+        return case.evaluate()
+
+
+def rounded(case, dtype, data=None):
+    """The case in a dtype; 16-bit ones sometimes with offset and mask in float32."""
+    wide = data is not None and np.dtype(dtype).itemsize == 2 and data.draw(st.booleans())
+    return case.astype(dtype, np.float32 if wide else None)
+
+
+def assert_same_bits(computed, exact):
+    """Equal after one rounding, with NaN equal to NaN; the sign of zero is left free."""
+    assert computed.keys() == exact.keys()
+    for name, value in exact.items():
+        result = computed[name]
+        # The exact value fits float32 (float64), so that only the storage type rounds.
+        once = value.astype(np.float64 if result.dtype == np.float64 else np.float32)
+        np.testing.assert_array_equal(
+            result.astype(once.dtype), once.astype(result.dtype).astype(once.dtype), name
+        )
+
+
+def assert_within_bound(computed, expected):
+    units = {name: expected[name].units(result) for name, result in computed.items()}
+    assert computed.keys() == expected.keys()
+    assert max(units.values()) <= 1, units
+
+
+def check_exact(operation, backend, case):
+    exact = operation.reference(case.map(lambda array: array.astype(np.longdouble)))
+    results = evaluate(case, backend)
+    for name, result in results.items():
+        argument = name.removeprefix("grad_").removeprefix("second_")
+        like = case.arrays.get(argument)
+        assert result.dtype == (case.dtype if like is None else like.dtype), name
+    assert_same_bits(results, exact)
+
+
+@every_dtype
+@given(data=st.data())
+def test_dyadic_cases_are_exact(operation, backend, dtype, data):
+    kind = data.draw(st.sampled_from(("dyadic", "kinks")))
+    case = rounded(data.draw(operation.cases(kind)), DTYPES[dtype], data)
+    check_exact(operation, backend, case)
+
+
+@every_dtype
+@every_example
+def test_dyadic_examples_are_exact(operation, backend, dtype, example):
+    case = operation.examples("dyadic")[example]
+    check_exact(operation, backend, case.astype(DTYPES[dtype]))
+
+
+@every_dtype
+@given(data=st.data())
+def test_random_cases_are_within_the_a_priori_bound(operation, backend, dtype, data):
+    case = rounded(data.draw(operation.cases("random")), DTYPES[dtype], data)
+    assert_within_bound(evaluate(case, backend), operation.expected(case))
+
+
+@every_dtype
+@every_example
+def test_random_examples_are_within_the_a_priori_bound(operation, backend, dtype, example):
+    case = operation.examples("random")[example].astype(DTYPES[dtype])
+    assert_within_bound(evaluate(case, backend), operation.expected(case))
+
+
+# On dyadic values every step of a difference is exact in float64. On random ones 1e-11 is what the
+# package promises; what is lost is some 1e-15, the rounding of sums over a few hundred terms.
+@pytest.mark.parametrize(("kind", "tolerance"), [("dyadic interior", 0.0), ("interior", 1e-11)])
+@given(data=st.data())
+def test_first_derivatives_are_finite_differences(operation, backend, kind, tolerance, data):
+    case = data.draw(operation.cases(kind))
+    with pydeform.use_backend(backend):
+        errors = first_order(case)
+    assert max(errors.values()) <= tolerance, errors
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("dyadic interior", 0.0), ("interior", 1e-11)])
+@given(data=st.data())
+def test_second_derivatives_are_finite_differences(operation, backend, kind, tolerance, data):
+    case = data.draw(operation.cases(kind))
+    with pydeform.use_backend(backend):
+        errors = second_order(case)
+    assert max(errors.values()) <= tolerance, errors
+
+
+def pairing(one, other):
+    """<one, other> over the names that both have; exact in float64 on dyadic values."""
+    return sum(float(np.sum(one[name] * other[name])) for name in one.keys() & other.keys())
+
+
+@given(data=st.data())
+def test_backward_is_the_adjoint_of_jvp(operation, backend, data):
+    kind = data.draw(st.sampled_from(("dyadic", "kinks")))
+    case = data.draw(operation.cases(kind))
+    results = evaluate(case, backend)
+    forward = float(np.sum(case.grad_output * results["output_tangent"]))
+    gradients = {name: results[f"grad_{name}"] for name in case.tangents}
+    assert forward == pairing(gradients, case.tangents)
+
+
+@given(data=st.data())
+def test_second_derivatives_are_symmetric(operation, backend, data):
+    kind = data.draw(st.sampled_from(("dyadic", "kinks")))
+    case = data.draw(operation.cases(kind))
+    flipped = {name: np.flip(tangent) for name, tangent in case.tangents.items()}
+    other = replace(case, tangents=flipped)
+    with pydeform.use_backend(backend):
+        one, two = case.double_backward(), other.double_backward()
+        tangent = case.jvp()[1]
+    assert pairing(one, other.tangents) == pairing(two, case.tangents)
+    np.testing.assert_array_equal(one["grad_output"], tangent)
+
+
+def strided(array):
+    """The same values, transposed in memory, with gaps, backwards, and not to be written."""
+    room = np.zeros(tuple(2 * s for s in array.shape[::-1]), array.dtype).T
+    view = room[tuple(slice(None, None, -2) for _ in array.shape)]
+    view[...] = array
+    view.flags.writeable = False
+    return view
+
+
+@every_dtype
+@given(data=st.data())
+def test_any_strides_and_read_only_memory(operation, backend, dtype, data):
+    case = data.draw(operation.cases("random")).astype(DTYPES[dtype])
+    results, again = evaluate(case, backend), evaluate(case.map(strided), backend)
+    for name, result in results.items():
+        np.testing.assert_array_equal(again[name], result, name)
+
+
+@given(data=st.data())
+def test_each_gradient_alone_is_the_same(operation, backend, data):
+    case = data.draw(operation.cases("random"))
+    with pydeform.use_backend(backend):
+        everything = case.backward() | {"second": case.double_backward()}
+        for name in case.names:
+            alone = replace(case, options={**case.options, "needs": (name,)})
+            for result, whole in (
+                (alone.backward(), everything),
+                (alone.double_backward(), everything["second"]),
+            ):
+                assert list(result) == [name]
+                np.testing.assert_array_equal(result[name], whole[name], name)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@given(data=st.data())
+def test_nan_and_infinity_in_coordinates_and_input(operation, backend, dtype, data):
+    case = data.draw(operation.cases("nonfinite"))
+    check_exact(operation, backend, case.astype(DTYPES[dtype]))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@given(data=st.data())
+def test_nan_and_infinity_in_factors(operation, backend, dtype, data):
+    case = data.draw(operation.cases("infinite factor")).astype(DTYPES[dtype])
+    exact = operation.reference(case.map(lambda array: array.astype(np.longdouble)))
+    for name, result in evaluate(case, backend).items():
+        finite = np.isfinite(exact[name])
+        np.testing.assert_array_equal(np.isfinite(result), finite, name)
+        np.testing.assert_array_equal(result[finite], exact[name][finite].astype(dtype), name)
