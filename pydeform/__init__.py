@@ -8,6 +8,7 @@
 from pydeform._dispatch import use_backend
 from pydeform._info import info
 from pydeform._threads import get_num_threads, num_threads, set_num_threads
+from pydeform._version import __version__
 from pydeform.ops import (
     DeformConvDoubleGrads,
     DeformConvGrads,
@@ -25,11 +26,10 @@ from pydeform.ops import (
     deform_conv3d_jvp,
 )
 
-__version__ = "0.1.0"
-
 __all__ = [
     "DeformConvDoubleGrads",
     "DeformConvGrads",
+    "__version__",
     "deform_conv1d",
     "deform_conv1d_backward",
     "deform_conv1d_double_backward",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any
 
 BACKENDS = ("ref", "cpu", "cuda")
@@ -66,12 +67,9 @@ def load(name: str) -> Any:
     if name == "cuda":
         raise NotImplementedError(f"cuda: {_NO_CUDA}")
     if name == "ref":
-        from pydeform import _ref
-
-        return _ref
+        return import_module("pydeform._ref")
     try:
-        from pydeform import _cpu
-
+        _cpu = import_module("pydeform._cpu")
         # In a source tree the folder of .pxi files answers to the same name when the module is not
         # built.
         if hasattr(_cpu, "deform_conv"):
