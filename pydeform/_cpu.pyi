@@ -1,0 +1,54 @@
+"""Types of the compiled CPU backend; `tests/test_layout.py` holds it to the module."""
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from pydeform._shapes import ConvGeometry
+
+Array: TypeAlias = NDArray[Any]
+Maybe: TypeAlias = NDArray[Any] | None
+
+def deform_conv(
+    geometry: ConvGeometry,
+    input: Array,
+    offset: Maybe,
+    weight: Array,
+    bias: Maybe,
+    mask: Maybe,
+    out: Array,
+) -> None: ...
+def deform_conv_backward(
+    geometry: ConvGeometry,
+    grad_output: Array,
+    input: Array,
+    offset: Maybe,
+    weight: Array,
+    mask: Maybe,
+    grads: tuple[Maybe, ...],
+) -> None: ...
+def deform_conv_jvp(
+    geometry: ConvGeometry,
+    input: Array,
+    offset: Maybe,
+    weight: Array,
+    bias: Maybe,
+    mask: Maybe,
+    tangents: tuple[Maybe, ...],
+    out: Maybe,
+    out_tangent: Array,
+) -> None: ...
+def deform_conv_double_backward(
+    geometry: ConvGeometry,
+    grad_grads: tuple[Maybe, ...],
+    grad_output: Array,
+    input: Array,
+    offset: Maybe,
+    weight: Array,
+    mask: Maybe,
+    results: tuple[Maybe, ...],
+) -> None: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def max_threads() -> int: ...
+def build_info() -> dict[str, Any]: ...

@@ -1,0 +1,117 @@
+/* The edges: arrays of any storage and layout in and out of rows of reals. Included by _kernels.h
+ * once per real type; for double only the native storage exists. */
+
+INLINE real FN(fetch)(const char *data, const int storage, int64_t i) {
+    (void)storage;
+#if !IS_DOUBLE
+    if (storage == PYD_FLOAT16) return pyd_from_float16(((const uint16_t *)data)[i]);
+    if (storage == PYD_BFLOAT16) return pyd_from_bfloat16(((const uint16_t *)data)[i]);
+#endif
+    return ((const real *)data)[i];
+}
+
+INLINE void FN(put)(char *data, const int storage, int64_t i, real x) {
+    (void)storage;
+#if !IS_DOUBLE
+    if (storage == PYD_FLOAT16) {
+        ((uint16_t *)data)[i] = pyd_to_float16(x);
+        return;
+    }
+    if (storage == PYD_BFLOAT16) {
+        ((uint16_t *)data)[i] = pyd_to_bfloat16(x);
+        return;
+    }
+#endif
+    ((real *)data)[i] = x;
+}
+
+enum { FN(BLOCK) = 64 / sizeof(real) }; /* one cache line each way when transposing */
+
+INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t rows,
+                          int64_t columns, real *to, int64_t to_row) {
+    const int64_t row = from->row, column = from->column;
+    if (column == 1) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++)
+                to[i * to_row + j] = FN(fetch)(from->data, storage, i * row + j);
+        return;
+    }
+    for (int64_t j0 = 0; j0 < columns; j0 += FN(BLOCK)) {
+        const int64_t j1 = j0 + FN(BLOCK) < columns ? j0 + FN(BLOCK) : columns;
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = j0; j < j1; j++)
+                to[i * to_row + j] = FN(fetch)(from->data, storage, i * row + j * column);
+    }
+}
+
+INLINE void FN(store_body)(const int storage, const real *from, int64_t from_row, int64_t rows,
+                           int64_t columns, const real *bias, const pyd_matrix *to) {
+    const int64_t row = to->row, column = to->column;
+    for (int64_t j0 = 0; j0 < columns; j0 += FN(BLOCK)) {
+        const int64_t j1 = j0 + FN(BLOCK) < columns ? j0 + FN(BLOCK) : columns;
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = j0; j < j1; j++) {
+                const real x = from[i * from_row + j];
+                FN(put)(to->data, storage, i * row + j * column, bias ? x + bias[j] : x);
+            }
+    }
+}
+
+#if IS_DOUBLE
+#define BY_STORAGE(CALL) CALL(PYD_NATIVE)
+#else
+#define BY_STORAGE(CALL)                 \
+    if (STORAGE == PYD_FLOAT16)          \
+        CALL(PYD_FLOAT16)                \
+    else if (STORAGE == PYD_BFLOAT16)    \
+        CALL(PYD_BFLOAT16)               \
+    else                                 \
+        CALL(PYD_NATIVE)
+#endif
+
+static void FN(load_matrix)(const pyd_matrix *from, int64_t rows, int64_t columns, void *to,
+                            int64_t to_row) {
+#define STORAGE from->storage
+#define CALL(storage) FN(load_body)(storage, from, rows, columns, to, to_row);
+    BY_STORAGE(CALL)
+#undef CALL
+#undef STORAGE
+}
+
+static void FN(store_matrix)(const void *from, int64_t from_row, int64_t rows, int64_t columns,
+                             const void *bias, const pyd_matrix *to) {
+#define STORAGE to->storage
+#define CALL(storage) FN(store_body)(storage, from, from_row, rows, columns, bias, to);
+    BY_STORAGE(CALL)
+#undef CALL
+#undef STORAGE
+}
+#undef BY_STORAGE
+
+/* Sums of a row, in LANES interleaved parts: short chains, and bits that depend on nothing else. */
+static void FN(row_sums)(const pyd_matrix *from, int64_t rows, int64_t columns, void *out) {
+    for (int64_t i = 0; i < rows; i++) {
+        const char *data = from->data;
+        const int64_t start = i * from->row, column = from->column;
+        vreal sum = FN(all)(0);
+        real part[LANES];
+        int64_t j = 0;
+        for (; j + LANES <= columns; j += LANES) {
+            for (int l = 0; l < LANES; l++)
+                part[l] = FN(fetch)(data, from->storage, start + (j + l) * column);
+            sum += FN(load)(part);
+        }
+        for (int l = 0; l < LANES; l++)
+            part[l] = j + l < columns ? FN(fetch)(data, from->storage, start + (j + l) * column) : 0;
+        ((real *)out)[i] += FN(total)(sum + FN(load)(part));
+    }
+}
+
+static void FN(add)(const void *a, const void *scale, int64_t count, void *out) {
+    const real *from = a, *s = scale;
+    real *to = out;
+    if (s)
+        for (int64_t i = 0; i < count; i++) to[i] += s[i] * from[i];
+    else
+        for (int64_t i = 0; i < count; i++) to[i] += from[i];
+}

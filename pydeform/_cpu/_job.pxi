@@ -1,0 +1,301 @@
+# What every operation needs: arrays as strides, one convolution as a struct, scratch per thread.
+
+
+cdef enum:
+    MAX_POSITIONS = 96
+    IMAGE_BYTES = 64 << 20  # images and partial sums in flight stay below this
+
+cdef struct Array:  # [batch, channel, position] in some layout; strides in elements
+    char* data  # NULL: absent
+    int storage, itemsize
+    int64_t batch, channel, position
+
+cdef struct Job:
+    const pyd_kernels* k
+    int itemsize, rank, channels_last
+    pyd_field field
+    int64_t batch, channels, out_channels, groups, offset_groups, taps
+    int64_t in_group, out_group, in_offset_group  # channels of one of each
+    int64_t pixels, positions, stride  # stride: a tile rounded up to whole registers
+    int64_t out_size[3]
+    int64_t kernel[3]
+    int64_t step[3]
+    int64_t pad[3]
+    int64_t dilation[3]
+    Array input, offset, mask, out
+    double multiplications
+
+
+cdef class Memory:
+    """Aligned blocks that live as long as this object."""
+
+    cdef list blocks
+
+    def __cinit__(self):
+        self.blocks = []
+
+    cdef char* take(self, int64_t size, bint zeroed=False) except NULL:
+        cdef char* block = <char*> malloc(<size_t> size + 64)
+        if block == NULL:
+            raise MemoryError(f"pydeform: no memory for a workspace of {size} bytes")
+        self.blocks.append(<uintptr_t> block)
+        block = <char*> ((<uintptr_t> block + 63) & ~<uintptr_t> 63)
+        if zeroed:
+            memset(block, 0, <size_t> size)
+        return block
+
+    def __dealloc__(self):
+        for block in self.blocks:
+            free(<void*> <uintptr_t> block)
+
+
+cdef inline int64_t least(int64_t a, int64_t b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline int64_t most(int64_t a, int64_t b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline int64_t up(int64_t n, int64_t multiple) noexcept nogil:
+    return (n + multiple - 1) // multiple * multiple
+
+
+cdef inline char* at(const void* data, int64_t element, int itemsize) noexcept nogil:
+    return <char*> data + element * itemsize
+
+
+cdef inline pyd_matrix across(const Array* a, int64_t image, int64_t channel,
+                              int64_t position) noexcept nogil:
+    """From there on, rows are positions and columns channels."""
+    cdef pyd_matrix m
+    cdef int64_t start = image * a.batch + channel * a.channel + position * a.position
+    m.data = a.data + start * a.itemsize
+    m.storage = a.storage
+    m.row = a.position
+    m.column = a.channel
+    return m
+
+
+cdef inline pyd_matrix along(const Array* a, int64_t image, int64_t channel,
+                             int64_t position) noexcept nogil:
+    """From there on, rows are channels and columns positions."""
+    cdef pyd_matrix m = across(a, image, channel, position)
+    m.row = a.channel
+    m.column = a.position
+    return m
+
+
+cdef int storage_of(array) except -1:
+    name = array.dtype.name
+    return PYD_FLOAT16 if name == "float16" else PYD_BFLOAT16 if name == "bfloat16" else PYD_NATIVE
+
+
+cdef Array take(array, int64_t channels, int64_t positions, bint channels_last) except *:
+    """A C-contiguous array [N, channels, *positions] or [N, *positions, channels]; or None."""
+    cdef Array a
+    memset(&a, 0, sizeof(a))
+    if array is None:
+        return a
+    a.data = <char*> <uintptr_t> array.__array_interface__["data"][0]
+    a.storage = storage_of(array)
+    a.itemsize = array.dtype.itemsize
+    a.batch = channels * positions
+    a.channel = 1 if channels_last else positions
+    a.position = channels if channels_last else 1
+    return a
+
+
+cdef Job make_job(geometry, input, offset, mask) except *:
+    cdef Job job
+    cdef int a
+    cdef bint last = geometry.channels_last
+    memset(&job, 0, sizeof(job))
+    job.k = pyd_table(_level, input.dtype.name == "float64")
+    job.itemsize = 8 if input.dtype.name == "float64" else 4
+    job.rank = geometry.rank
+    job.channels_last = last
+    job.batch = geometry.batch
+    job.channels = geometry.channels
+    job.out_channels = geometry.out_channels
+    job.groups = geometry.groups
+    job.offset_groups = geometry.offset_groups
+    job.taps = geometry.taps
+    job.in_group = job.channels // job.groups
+    job.out_group = job.out_channels // job.groups
+    job.in_offset_group = job.channels // job.offset_groups
+    job.pixels = 1
+    job.positions = 1
+    job.field.rank = job.rank
+    job.field.mode = {"zeros": PYD_ZEROS, "clip_zero": PYD_CLIP_ZERO,
+                      "border": PYD_BORDER}[geometry.mode]
+    job.field.kink = {"right": PYD_RIGHT, "open": PYD_OPEN, "mean": PYD_MEAN}[geometry.kink]
+    job.field.length = 3 if job.field.kink == PYD_MEAN else 2
+    job.field.corners = job.field.length ** job.rank
+    reach = 0
+    for a in range(job.rank):
+        job.field.size[a] = geometry.size[a]
+        job.out_size[a] = geometry.out_size[a]
+        job.kernel[a] = geometry.kernel[a]
+        job.step[a] = geometry.stride[a]
+        job.pad[a] = geometry.pad[a]
+        job.dilation[a] = geometry.dilation[a]
+        job.pixels *= geometry.size[a]
+        job.positions *= geometry.out_size[a]
+        reach = max(reach, geometry.size[a], geometry.pad[a],
+                    geometry.out_size[a] * geometry.stride[a]
+                    + geometry.kernel[a] * geometry.dilation[a])
+    job.field.wide = max(reach, geometry.channels * int(job.pixels)) >= 1 << 29
+    job.stride = up(least(MAX_POSITIONS, job.positions), 16)
+    job.input = take(input, job.channels, job.pixels, last)
+    cdef int64_t samples = job.offset_groups * job.taps
+    job.offset = take(offset, samples * job.rank, job.positions, last)
+    job.mask = take(mask, samples, job.positions, last)
+    job.multiplications = (<double> job.batch * job.positions * job.out_channels
+                           * job.in_group * job.taps)
+    return job
+
+
+cdef inline void set_steps(Job* job, int64_t pixel) noexcept:
+    """Neighbouring pixels lie `pixel` elements apart."""
+    cdef int a
+    for a in range(job.rank - 1, -1, -1):
+        job.field.step[a] = pixel
+        pixel *= job.field.size[a]
+
+
+# One thread's scratch. Every buffer is padded to whole registers.
+cdef struct Worker:
+    int64_t* base  # [rank][stride]: q * stride - pad
+    void* offset  # [rank][stride]
+    void* mask  # [stride]
+    pyd_plan plan
+    void* columns  # [tile][depth of a product]
+    void* out  # [tile][out channels, each group padded]
+    void* zeros
+    void* trash
+    void* extra  # what else the operation asked for
+
+
+cdef Worker* hire(const Job* job, int threads, int64_t columns, int64_t out, int64_t extra,
+                  Memory memory) except NULL:
+    """Scratch for so many threads: `columns` and `out` reals per position, `extra` in all."""
+    cdef int size = job.itemsize, w
+    cdef int64_t stride = job.stride, stencil = job.rank * job.field.length * stride
+    cdef int64_t corners = job.field.corners * stride
+    cdef Worker* workers = <Worker*> memory.take(threads * sizeof(Worker), True)
+    for w in range(threads):
+        worker = &workers[w]
+        worker.base = <int64_t*> memory.take(job.rank * stride * 8, True)
+        worker.offset = memory.take(job.rank * stride * size, True)
+        worker.mask = memory.take(stride * size, True)
+        worker.plan.stride = stride
+        worker.plan.value = memory.take(stencil * size, True)
+        worker.plan.slope = memory.take(stencil * size, True)
+        worker.plan.weight = memory.take(corners * size, True)
+        worker.plan.read = <int64_t*> memory.take(corners * 8, True)
+        worker.plan.reach = <int64_t*> memory.take(corners * 8, True)
+        worker.columns = memory.take((stride * columns + 64) * size, True)
+        worker.out = memory.take((stride * out + 64) * size, True)
+        worker.zeros = memory.take((job.channels + 64) * size, True)
+        worker.trash = memory.take((job.channels + 64) * size, True)
+        worker.extra = memory.take((extra + 64) * size, True)
+    return workers
+
+
+cdef void enter_tile(const Job* job, Worker* w, int64_t first, int64_t count) noexcept nogil:
+    """base[a][t] = q_a * stride_a - pad_a for the positions of a tile."""
+    cdef int64_t q[3]
+    cdef int64_t rest = first, t
+    cdef int a
+    for a in range(job.rank - 1, -1, -1):
+        q[a] = rest % job.out_size[a]
+        rest = rest // job.out_size[a]
+    for t in range(count):
+        for a in range(job.rank):
+            w.base[a * job.stride + t] = q[a] * job.step[a] - job.pad[a]
+        a = job.rank - 1
+        q[a] += 1
+        while a > 0 and q[a] == job.out_size[a]:
+            q[a] = 0
+            a -= 1
+            q[a] += 1
+
+
+cdef const void* plan_tap(const Job* job, Worker* w, int64_t image, int64_t first, int64_t count,
+                          int64_t group, int64_t tap, int full) noexcept nogil:
+    """Where this tap of this offset group reads, into w.plan; returns its mask, or NULL."""
+    cdef int64_t shift[3]
+    cdef int64_t rest = tap, row = group * job.taps + tap
+    cdef pyd_matrix m
+    cdef int a
+    for a in range(job.rank - 1, -1, -1):
+        shift[a] = rest % job.kernel[a] * job.dilation[a]
+        rest = rest // job.kernel[a]
+    if job.offset.data != NULL:
+        m = along(&job.offset, image, row * job.rank, first)
+        job.k.load(&m, job.rank, count, w.offset, job.stride)
+    job.k.plan(&job.field, w.base, shift, w.offset if job.offset.data != NULL else NULL, count,
+               full, &w.plan)
+    if job.mask.data == NULL:
+        return NULL
+    m = along(&job.mask, image, row, first)
+    job.k.load(&m, 1, count, w.mask, job.stride)
+    return w.mask
+
+
+# Images with their channels side by side, a few at a time.
+cdef struct Images:
+    int64_t pixel  # elements between pixels
+    int64_t image  # elements between images
+    int64_t first, count  # those that are here
+    int direct  # they are the caller's own memory
+    char* data
+
+
+cdef int64_t open_images(const Job* job, const Array* source, Images* images,
+                         Memory memory) except -1:
+    """Room for as many images as the limit allows, at least one; returns how many."""
+    cdef int64_t size = job.pixels * job.channels
+    cdef int64_t room = most(1, least(job.batch, IMAGE_BYTES // most(1, size * job.itemsize)))
+    images.pixel = job.channels
+    images.image = size
+    images.direct = job.channels_last and source.storage == PYD_NATIVE
+    if images.direct:
+        images.data = source.data
+        images.first = 0
+        return most(1, job.batch)
+    images.data = memory.take((room * size + 64) * job.itemsize)
+    return room
+
+
+cdef enum:
+    PIXELS_AT_ONCE = 1024
+
+
+cdef void copy_pixels(const Job* job, const Array* source, const Images* images,
+                      int64_t task) noexcept nogil:
+    """Bring one strip of one image's pixels to channels-last reals."""
+    cdef int64_t strips = (job.pixels + PIXELS_AT_ONCE - 1) // PIXELS_AT_ONCE
+    cdef int64_t image = task // strips, pixel = task % strips * PIXELS_AT_ONCE
+    cdef pyd_matrix m = across(source, images.first + image, 0, pixel)
+    job.k.load(&m, least(PIXELS_AT_ONCE, job.pixels - pixel), job.channels,
+               at(images.data, image * images.image + pixel * images.pixel, job.itemsize),
+               images.pixel)
+
+
+cdef void bring_images(const Job* job, const Array* source, Images* images, int64_t first,
+                       int64_t count, int threads):
+    cdef int64_t task, tasks
+    if images.direct:
+        return
+    images.first = first
+    images.count = count
+    tasks = count * ((job.pixels + PIXELS_AT_ONCE - 1) // PIXELS_AT_ONCE)
+    for task in prange(tasks, nogil=True, num_threads=threads, schedule="static"):
+        copy_pixels(job, source, images, task)
+
+
+cdef inline const void* image_at(const Job* job, const Images* images,
+                                 int64_t image) noexcept nogil:
+    return at(images.data, (image - images.first) * images.image, job.itemsize)

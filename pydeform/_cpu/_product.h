@@ -1,0 +1,105 @@
+/* The register tile: out[rows][columns] (+)= a[rows][depth] * b[depth][columns], with b in panels
+ * of a few registers' width. Included by _kernels.h once per real type.
+ *
+ * A full tile is ROWS x PANEL registers of sums; a narrower last panel takes more rows, so that
+ * there are always enough independent sums to hide the latency of the multiply-add. */
+
+#if REGISTER == 64
+#define PANEL 4 /* registers across; 32 of them in all */
+#define ROWS_OF(width) ((width) == 4 ? 6 : (width) == 3 ? 8 : (width) == 2 ? 12 : 14)
+#else
+#define PANEL 2 /* 16 registers in all */
+#define ROWS_OF(width) ((width) == 2 ? 6 : 10)
+#endif
+#define DEPTH_BLOCK 128 /* of a panel that stays in the first-level cache while all rows pass */
+
+INLINE void FN(tile)(const int rows, const int width, int64_t depth, const real *a, int64_t a_row,
+                     int64_t a_depth, const real *b, int64_t b_depth, real *out, int64_t out_row,
+                     int accumulate) {
+    vreal sum[14][PANEL];
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < width; j++)
+        sum[i][j] = accumulate ? FN(load)(out + i * out_row + j * LANES) : FN(all)(0);
+    for (int64_t k = 0; k < depth; k++) {
+        vreal panel[PANEL];
+        UNROLL for (int j = 0; j < width; j++) panel[j] = FN(load)(b + k * b_depth + j * LANES);
+        UNROLL for (int i = 0; i < rows; i++) {
+            const vreal x = FN(all)(a[i * a_row + k * a_depth]);
+            UNROLL for (int j = 0; j < width; j++) sum[i][j] += x * panel[j];
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < width; j++)
+        FN(store)(out + i * out_row + j * LANES, sum[i][j]);
+}
+
+#define TILE(ROWS, WIDTH)                                                                       \
+    case ROWS:                                                                                  \
+        FN(tile)(ROWS, WIDTH, depth, a, a_row, a_depth, b, b_depth, out, out_row, accumulate);  \
+        break;
+
+#define STRIP(WIDTH, TILES)                                                                     \
+    static void JOIN(FN(strip), WIDTH)(int64_t rows, int64_t depth, const real *a,              \
+                                       int64_t a_row, int64_t a_depth, const real *b,           \
+                                       int64_t b_depth, real *out, int64_t out_row,             \
+                                       int accumulate) {                                        \
+        while (rows > 0) {                                                                      \
+            const int64_t n = rows < ROWS_OF(WIDTH) ? rows : ROWS_OF(WIDTH);                    \
+            switch (n) { TILES }                                                                \
+            a += n * a_row;                                                                     \
+            out += n * out_row;                                                                 \
+            rows -= n;                                                                          \
+        }                                                                                       \
+    }
+
+#define TILES6(W) TILE(1, W) TILE(2, W) TILE(3, W) TILE(4, W) TILE(5, W) TILE(6, W)
+#define TILES8(W) TILES6(W) TILE(7, W) TILE(8, W)
+#define TILES10(W) TILES8(W) TILE(9, W) TILE(10, W)
+#define TILES12(W) TILES10(W) TILE(11, W) TILE(12, W)
+#define TILES14(W) TILES12(W) TILE(13, W) TILE(14, W)
+
+#if PANEL == 4
+STRIP(4, TILES6(4))
+STRIP(3, TILES8(3))
+STRIP(2, TILES12(2))
+STRIP(1, TILES14(1))
+#else
+STRIP(2, TILES6(2))
+STRIP(1, TILES10(1))
+#endif
+
+static void FN(product)(int64_t rows, int64_t columns, int64_t depth, const void *a_,
+                        int64_t a_row, int64_t a_depth, const void *b_, int64_t b_depth,
+                        int64_t b_panel, void *out_, int64_t out_row, int accumulate) {
+    const real *a = a_, *b = b_;
+    real *out = out_;
+    if (depth == 0 && !accumulate)
+        for (int64_t i = 0; i < rows; i++) memset(out + i * out_row, 0, columns * sizeof(real));
+    for (int64_t k = 0; k < depth; k += DEPTH_BLOCK) {
+        const int64_t deep = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK;
+        const real *ak = a + k * a_depth;
+        for (int64_t j = 0, q = 0; j < columns; j += PANEL * LANES, q++) {
+            const real *bk = b + q * b_panel + k * b_depth;
+            const int64_t left = (columns - j + LANES - 1) / LANES;
+#define CALL(WIDTH)                                                                             \
+    JOIN(FN(strip), WIDTH)(rows, deep, ak, a_row, a_depth, bk, b_depth, out + j, out_row,       \
+                           accumulate || k > 0)
+#if PANEL == 4
+            if (left >= 4) CALL(4);
+            else if (left == 3) CALL(3);
+            else
+#endif
+            if (left >= 2) CALL(2);
+            else CALL(1);
+#undef CALL
+        }
+    }
+}
+
+#undef STRIP
+#undef TILE
+#undef TILES6
+#undef TILES8
+#undef TILES10
+#undef TILES12
+#undef TILES14
+#undef ROWS_OF
+#undef DEPTH_BLOCK

@@ -1,0 +1,315 @@
+# Deformable convolution, forward and forward-mode derivative.
+#
+# For each tile of positions and each tap: plan where it reads, blend the corners of every channel
+# into columns, multiply them at once with the packed weights. No column outlives its tile.
+
+cdef struct Weights:  # packed: [set][tap][group][panel][input channel][panel width]
+    void* data
+    int64_t panels  # of one group
+    int64_t tap  # elements of one tap
+    int64_t one  # elements of one set; 0 when all samples share it
+    int64_t taps  # that one product takes at once: they follow each other within a panel
+
+
+cdef void pack_panel(const Job* job, const Weights* w, const Array* weight,
+                     int64_t task) noexcept nogil:
+    """One panel of one group, all taps of one product, of one sample."""
+    cdef int64_t panel = task % w.panels, rest = task // w.panels
+    cdef int64_t group = rest % job.groups, unit, first, taps, tap, one, out, width = job.k.panel
+    cdef int64_t units = (job.taps + w.taps - 1) // w.taps
+    cdef pyd_matrix m
+    cdef char* to
+    rest = rest // job.groups
+    unit = rest % units
+    one = rest // units
+    first = unit * w.taps
+    taps = least(w.taps, job.taps - first)
+    out = group * job.out_group + panel * width
+    to = at(w.data, one * w.one + first * w.tap
+            + (group * w.panels + panel) * taps * job.in_group * width, job.itemsize)
+    m.storage = weight.storage
+    m.row = job.taps
+    m.column = job.in_group * job.taps
+    for tap in range(taps):
+        m.data = weight.data + (one * weight.batch + out * m.column + first + tap) * weight.itemsize
+        job.k.load(&m, job.in_group, least(width, job.out_group - panel * width),
+                   at(to, tap * job.in_group * width, job.itemsize), width)
+
+
+cdef Weights pack_weights(const Job* job, array, int64_t taps, int threads, Memory memory) except *:
+    """Weights in the order in which the product reads them; `taps` of them at once."""
+    cdef Weights w
+    cdef Array weight = take(array, job.out_channels * job.in_group, job.taps, False)
+    cdef int64_t sets = job.batch if array.ndim == job.rank + 3 else 1
+    cdef int64_t tasks, task
+    w.taps = taps
+    w.panels = up(job.out_group, job.k.panel) // job.k.panel
+    w.tap = job.groups * w.panels * job.in_group * job.k.panel
+    w.one = job.taps * w.tap if array.ndim == job.rank + 3 else 0
+    w.data = memory.take((sets * job.taps * w.tap + 64) * job.itemsize, True)
+    tasks = sets * ((job.taps + taps - 1) // taps) * job.groups * w.panels
+    for task in prange(tasks, nogil=True, num_threads=threads, schedule="static"):
+        pack_panel(job, &w, &weight, task)
+    return w
+
+
+cdef void multiply(const Job* job, const Weights* w, int64_t image, int64_t tap, int64_t taps,
+                   int64_t count, const void* columns, int64_t column_row, void* out,
+                   int accumulate) noexcept nogil:
+    """out [count][groups, each padded] (+)= columns [count][taps * channels] * weights."""
+    cdef int64_t group, deep = taps * job.in_group, padded = up(job.out_group, job.k.lanes)
+    cdef const void* packed
+    for group in range(job.groups):
+        packed = at(w.data, image * w.one + tap * w.tap
+                    + group * w.panels * deep * job.k.panel, job.itemsize)
+        job.k.product(count, padded, deep, at(columns, group * job.in_group, job.itemsize),
+                      column_row, 1, packed, job.k.panel, deep * job.k.panel,
+                      at(out, group * padded, job.itemsize), job.groups * padded, accumulate)
+
+
+cdef void store_out(const Job* job, const Array* to, const void* out, const void* bias,
+                    int64_t image, int64_t first, int64_t count) noexcept nogil:
+    cdef int64_t group, channel, padded = up(job.out_group, job.k.lanes)
+    cdef pyd_matrix m
+    for group in range(job.groups):
+        channel = group * job.out_group
+        m = across(to, image, channel, first)
+        job.k.store(at(out, group * padded, job.itemsize), job.groups * padded, count,
+                    job.out_group, NULL if bias == NULL else at(bias, channel, job.itemsize), &m)
+
+
+cdef const void* load_vector(const Job* job, array, Memory memory) except? NULL:
+    """A vector as reals, or NULL for None."""
+    cdef pyd_matrix m
+    cdef void* to
+    if array is None:
+        return NULL
+    m.data = <char*> <uintptr_t> array.__array_interface__["data"][0]
+    m.storage = storage_of(array)
+    m.row = 0
+    m.column = 1
+    to = memory.take((array.size + 64) * job.itemsize)
+    job.k.load(&m, 1, array.size, to, 0)
+    return to
+
+
+cdef void forward_tile(const Job* job, const Images* images, const Weights* w, const void* bias,
+                       Worker* worker, int64_t image, int64_t first) noexcept nogil:
+    cdef int64_t count = least(MAX_POSITIONS, job.positions - first)
+    cdef int64_t tap, group, taps, unit, row = w.taps * job.channels, channel
+    cdef const void* mask
+    cdef const void* x = image_at(job, images, image)
+    enter_tile(job, worker, first, count)
+    unit = 0
+    while unit < job.taps:
+        taps = least(w.taps, job.taps - unit)
+        for tap in range(unit, unit + taps):
+            for group in range(job.offset_groups):
+                mask = plan_tap(job, worker, image, first, count, group, tap, 0)
+                channel = group * job.in_offset_group
+                job.k.blend(job.field.corners, job.stride, worker.plan.read, worker.plan.weight,
+                            mask, at(x, channel, job.itemsize), job.in_offset_group, count,
+                            worker.zeros, 0,
+                            at(worker.columns, (tap - unit) * job.channels + channel,
+                               job.itemsize), row)
+        multiply(job, w, image, unit, taps, count, worker.columns, row, worker.out, unit > 0)
+        unit += taps
+    store_out(job, &job.out, worker.out, bias, image, first, count)
+
+
+cdef int64_t taps_at_once(const Job* job) noexcept:
+    """Products want some depth; taps can only share one when their channels are in one group."""
+    cdef int64_t wanted = 256 // job.channels
+    return most(1, least(wanted, job.taps)) if job.groups == 1 else 1
+
+
+def deform_conv(geometry, input, offset, weight, bias, mask, out):
+    """Write the deformable convolution into `out`; arguments are checked by the caller."""
+    cdef Job job = make_job(geometry, input, offset, mask)
+    cdef Memory memory = Memory()
+    cdef Images images
+    cdef Weights w
+    cdef int64_t room, start, held, tiles, task
+    cdef int threads
+    if job.batch == 0:
+        return
+    job.out = take(out, job.out_channels, job.positions, job.channels_last)
+    set_steps(&job, job.channels)
+    tiles = (job.positions + MAX_POSITIONS - 1) // MAX_POSITIONS
+    threads = threads_for(job.multiplications, tiles * job.batch)
+    w = pack_weights(&job, weight, taps_at_once(&job), threads, memory)
+    cdef const void* b = load_vector(&job, bias, memory)
+    cdef Worker* workers = hire(&job, threads, w.taps * job.channels,
+                                job.groups * up(job.out_group, job.k.lanes), 0, memory)
+    room = open_images(&job, &job.input, &images, memory)
+    start = 0
+    while start < job.batch:
+        held = least(room, job.batch - start)
+        bring_images(&job, &job.input, &images, start, held, threads)
+        for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
+            forward_tile(&job, &images, &w, b, &workers[threadid()], start + task // tiles,
+                         task % tiles * MAX_POSITIONS)
+        start += held
+
+
+# Forward mode: tangent = beta + sum [ omega (m s) + w (mu s + m T) ], T = S_0(u) + sum_d v_d D_d.
+
+cdef struct Tangents:  # data == NULL where the tangent is zero
+    Array offset, mask
+    const Images* images  # of the input's tangent, or NULL
+
+# Layout of Worker.extra: v [rank][stride], mu [stride], weights [corners][stride] and then their
+# reads [corners][stride] as 64-bit integers.
+
+
+cdef inline void* extra_weights(const Job* job, const Worker* w) noexcept nogil:
+    return at(w.extra, (job.rank + 1) * job.stride, job.itemsize)
+
+
+cdef inline int64_t* extra_read(const Job* job, const Worker* w) noexcept nogil:
+    cdef int64_t reals = up((job.rank + 1 + job.field.corners) * job.stride, 16)
+    return <int64_t*> at(w.extra, reals, job.itemsize)
+
+
+cdef int64_t tangent_reals(const Job* job) noexcept:
+    """Size of that part of Worker.extra, in reals."""
+    return up((job.rank + 1 + job.field.corners) * job.stride, 16) \
+        + job.field.corners * job.stride * 8 // job.itemsize
+
+
+cdef void load_tangents(const Job* job, const Tangents* tangents, Worker* w, int64_t image,
+                        int64_t first, int64_t count, int64_t row) noexcept nogil:
+    """v and mu of one sample row (offset group and tap), into w.extra."""
+    cdef pyd_matrix m
+    if tangents.offset.data != NULL:
+        m = along(&tangents.offset, image, row * job.rank, first)
+        job.k.load(&m, job.rank, count, w.extra, job.stride)
+    if tangents.mask.data != NULL:
+        m = along(&tangents.mask, image, row, first)
+        job.k.load(&m, 1, count, at(w.extra, job.rank * job.stride, job.itemsize), job.stride)
+
+
+cdef inline const void* v_of(const Job* job, const Worker* w, int axis) noexcept nogil:
+    return at(w.extra, axis * job.stride, job.itemsize)
+
+
+cdef inline const void* mu_of(const Job* job, const Worker* w) noexcept nogil:
+    return at(w.extra, job.rank * job.stride, job.itemsize)
+
+
+cdef void slope_weights(const Job* job, Worker* w, int64_t count) noexcept nogil:
+    """Corner weights of sum_d v_d D_d, and which corners they read, into w.extra."""
+    cdef int a
+    for a in range(job.rank):
+        job.k.corner_weights(&job.field, &w.plan, 1 << a, v_of(job, w, a), count, a > 0,
+                             extra_weights(job, w))
+    job.k.corners_read(&job.field, &w.plan, extra_weights(job, w), count, extra_read(job, w))
+
+
+cdef void tangent_columns(const Job* job, const Tangents* tangents, Worker* w, const void* mask,
+                          const void* x, const void* u, int64_t channels, int64_t count,
+                          void* columns, int64_t row) noexcept nogil:
+    """columns = mu s + m T for the planned tap; load_tangents came before."""
+    cdef int64_t t
+    cdef bint begun = False
+    if tangents.mask.data != NULL:
+        job.k.blend(job.field.corners, job.stride, w.plan.read, w.plan.weight, mu_of(job, w), x,
+                    channels, count, w.zeros, begun, columns, row)
+        begun = True
+    if u != NULL:
+        job.k.blend(job.field.corners, job.stride, w.plan.read, w.plan.weight, mask, u, channels,
+                    count, w.zeros, begun, columns, row)
+        begun = True
+    if tangents.offset.data != NULL:
+        slope_weights(job, w, count)
+        job.k.blend(job.field.corners, job.stride, extra_read(job, w), extra_weights(job, w), mask,
+                    x, channels, count, w.zeros, begun, columns, row)
+        begun = True
+    if not begun:
+        for t in range(count):
+            memset(at(columns, t * row, job.itemsize), 0, channels * job.itemsize)
+
+
+cdef void jvp_tile(const Job* job, const Images* images, const Weights* w, const Weights* omega,
+                   const void* bias, const void* beta, const Tangents* tangents,
+                   const Array* out_tangent, Worker* worker, int64_t image,
+                   int64_t first) noexcept nogil:
+    cdef int64_t count = least(MAX_POSITIONS, job.positions - first)
+    cdef int64_t tap, group, channel, row = job.channels
+    cdef int64_t out_row = job.groups * up(job.out_group, job.k.lanes)
+    cdef const void* mask
+    cdef const void* x
+    cdef const void* u
+    cdef void* plain = worker.columns
+    cdef void* tangent = at(worker.columns, job.stride * row, job.itemsize)
+    cdef void* out = at(worker.out, job.stride * out_row, job.itemsize)
+    enter_tile(job, worker, first, count)
+    for tap in range(job.taps):
+        for group in range(job.offset_groups):
+            mask = plan_tap(job, worker, image, first, count, group, tap, 1)
+            load_tangents(job, tangents, worker, image, first, count, group * job.taps + tap)
+            channel = group * job.in_offset_group
+            x = at(image_at(job, images, image), channel, job.itemsize)
+            u = NULL
+            if tangents.images != NULL:
+                u = at(image_at(job, tangents.images, image), channel, job.itemsize)
+            job.k.blend(job.field.corners, job.stride, worker.plan.read, worker.plan.weight, mask,
+                        x, job.in_offset_group, count, worker.zeros, 0,
+                        at(plain, channel, job.itemsize), row)
+            tangent_columns(job, tangents, worker, mask, x, u, job.in_offset_group, count,
+                            at(tangent, channel, job.itemsize), row)
+        if job.out.data != NULL:
+            multiply(job, w, image, tap, 1, count, plain, row, worker.out, tap > 0)
+        multiply(job, w, image, tap, 1, count, tangent, row, out, tap > 0)
+        if omega.data != NULL:
+            multiply(job, omega, image, tap, 1, count, plain, row, out, 1)
+    if job.out.data != NULL:
+        store_out(job, &job.out, worker.out, bias, image, first, count)
+    store_out(job, out_tangent, out, beta, image, first, count)
+
+
+def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, out_tangent):
+    """Write the output (unless None) and its derivative along the tangents (None: zero)."""
+    u, v, omega, beta, mu = tangents
+    cdef Job job = make_job(geometry, input, offset, mask)
+    cdef Memory memory = Memory()
+    cdef Images images, u_images
+    cdef Weights w, packed_omega
+    cdef Tangents given
+    cdef Array u_array, out_array
+    cdef int64_t room, start, held, tiles, task
+    cdef int threads
+    if job.batch == 0:
+        return
+    job.out = take(out, job.out_channels, job.positions, job.channels_last)
+    out_array = take(out_tangent, job.out_channels, job.positions, job.channels_last)
+    set_steps(&job, job.channels)
+    tiles = (job.positions + MAX_POSITIONS - 1) // MAX_POSITIONS
+    threads = threads_for(2 * job.multiplications, tiles * job.batch)
+    w = pack_weights(&job, weight, 1, threads, memory)
+    memset(&packed_omega, 0, sizeof(packed_omega))
+    if omega is not None:
+        packed_omega = pack_weights(&job, omega, 1, threads, memory)
+    cdef const void* b = load_vector(&job, bias, memory)
+    cdef const void* b_tangent = load_vector(&job, beta, memory)
+    given.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
+                        job.channels_last)
+    given.mask = take(mu, job.offset_groups * job.taps, job.positions, job.channels_last)
+    u_array = take(u, job.channels, job.pixels, job.channels_last)
+    given.images = NULL if u is None else &u_images
+    cdef Worker* workers = hire(&job, threads, 2 * job.channels,
+                                2 * job.groups * up(job.out_group, job.k.lanes),
+                                tangent_reals(&job), memory)
+    room = open_images(&job, &job.input, &images, memory)
+    if u is not None:
+        room = least(room, open_images(&job, &u_array, &u_images, memory))
+    start = 0
+    while start < job.batch:
+        held = least(room, job.batch - start)
+        bring_images(&job, &job.input, &images, start, held, threads)
+        if u is not None:
+            bring_images(&job, &u_array, &u_images, start, held, threads)
+        for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
+            jvp_tile(&job, &images, &w, &packed_omega, b, b_tangent, &given, &out_array,
+                     &workers[threadid()], start + task // tiles, task % tiles * MAX_POSITIONS)
+        start += held

@@ -1,0 +1,625 @@
+# Reverse mode, first and second order.
+#
+# A block of input channels belongs to one thread at a time, which walks images, tiles, taps and
+# positions in a fixed order: no atomics, no locks, and the same bits for any number of threads.
+# Only the gradients of offset and mask add up over the blocks of an offset group; each block
+# leaves its share in a partial sum, and the shares are added in order.
+
+cdef enum:
+    BLOCK_BYTES = 256  # of channels: the width of a product
+    CHUNKS = 8  # blocks times batch chunks that may run side by side
+
+
+cdef struct Block:  # channels of one group, or of several whole groups
+    int64_t channel, channels, group, groups
+    int64_t share, shares  # into the list of shares
+
+
+cdef struct Share:  # what one block adds to one offset group
+    int64_t block, group, channel, channels
+    int64_t slot  # of its partial sums; -1: it is the only one, and writes the gradient
+
+
+cdef struct Back:
+    Job job
+    int64_t blocks, slots, row, chunks, length  # row: channels of a block, padded
+    Block* block
+    Share* share  # [offset group][...]: ascending channels
+    int64_t shares
+    Array weight, grad_output
+    Array input, offset, mask  # gradients to write; data == NULL: not needed
+    bint want_weight, per_sample
+    char* packed  # [set][block]: weights as the product reads them, [tap][group][panel][o][panel]
+    char* grad_weight  # [chunk][block]: [tap][group][o][row]
+    int64_t block_weights  # reals of one block's weights, and of its gradient
+    int64_t grad_weights
+    char* partial  # [chunk][slot][tap][rank + 1][positions]
+    int64_t rows, pixel, tangents, most_groups
+    bint direct  # images are read and gradients written in the caller's own memory
+    Array grad_weight_out
+    bint second_order  # then these are the cotangents of the gradients:
+    Tangents second
+    Array u, omega
+    char* packed_omega
+
+
+cdef int64_t block_width(const Job* job) noexcept:
+    """Channels of a block: a full product's width, halved while that leaves few blocks."""
+    cdef int64_t width = BLOCK_BYTES // job.itemsize
+    if job.channels <= 2 * width:
+        width = width // 2
+    return width
+
+
+cdef void plan_blocks(Back* back, Memory memory) except *:
+    cdef Job* job = &back.job
+    cdef int64_t width = block_width(job), channel = 0, b = 0, s = 0, end, first
+    cdef int64_t most_blocks = job.groups * (job.in_group // width + 1)
+    cdef int64_t groups = most(1, width // job.in_group)  # whole groups side by side
+    back.block = <Block*> memory.take(most_blocks * sizeof(Block), True)
+    back.share = <Share*> memory.take((most_blocks + job.offset_groups) * sizeof(Share), True)
+    back.row = 0
+    while channel < job.channels:
+        block = &back.block[b]
+        block.channel = channel
+        block.group = channel // job.in_group
+        if job.in_group <= width:
+            block.groups = least(groups, job.groups - block.group)
+            block.channels = block.groups * job.in_group
+        else:
+            block.groups = 1
+            block.channels = least(width, (block.group + 1) * job.in_group - channel)
+        end = channel + block.channels
+        block.share = s
+        while channel < end:
+            share = &back.share[s]
+            share.block = b
+            share.group = channel // job.in_offset_group
+            share.channel = channel
+            share.channels = least(end, (share.group + 1) * job.in_offset_group) - channel
+            channel += share.channels
+            s += 1
+        block.shares = s - block.share
+        back.row = most(back.row, block.channels)
+        back.rows = most(back.rows, block.groups * job.out_group)
+        back.most_groups = most(back.most_groups, block.groups)
+        b += 1
+    back.blocks = b
+    back.shares = s
+    back.pixel = back.row
+    back.row = up(back.row, job.k.lanes) + job.k.lanes
+    back.slots = 0
+    first = 0
+    while first < s:
+        end = first
+        while end < s and back.share[end].group == back.share[first].group:
+            end += 1
+        for b in range(first, end):
+            back.share[b].slot = -1
+            if end - first > 1:
+                back.share[b].slot = back.slots
+                back.slots += 1
+        first = end
+
+
+cdef inline int64_t in_each(const Block* block) noexcept nogil:
+    """Channels of one group inside this block."""
+    return block.channels // block.groups
+
+
+cdef void pack_block(const Back* back, const Array* weight, char* packed, int64_t block_index,
+                     int64_t sample) noexcept nogil:
+    """packed[tap][group][panel][o][panel width]: what carries grad_output back to columns."""
+    cdef const Job* job = &back.job
+    cdef const Block* block = &back.block[block_index]
+    cdef int64_t width = job.k.panel, inside = in_each(block), tap, g, panel, o
+    cdef int64_t panels = (inside + width - 1) // width
+    cdef int64_t row = job.in_group * job.taps, start = block.channel % job.in_group
+    cdef pyd_matrix m
+    m.storage = weight.storage
+    m.row = row
+    m.column = job.taps
+    for tap in range(job.taps):
+        for g in range(block.groups):
+            o = (block.group + g) * job.out_group
+            for panel in range(panels):
+                m.data = weight.data + weight.itemsize * (
+                    sample * weight.batch + o * row + (start + panel * width) * job.taps + tap)
+                job.k.load(&m, job.out_group, least(width, inside - panel * width), packed, width)
+                packed += job.out_group * width * job.itemsize
+
+
+cdef void carry_back(const Back* back, const Block* block, const char* packed, int64_t tap,
+                     int64_t count, const void* y, void* columns) noexcept nogil:
+    """columns [count][row] = y [count][out channels of the block] * packed[tap]."""
+    cdef const Job* job = &back.job
+    cdef int64_t width = job.k.panel, inside = in_each(block), g, rows = block.groups * job.out_group
+    cdef int64_t one = up(inside, width) * job.out_group
+    for g in range(block.groups):  # ascending: the padding of one is overwritten by the next
+        job.k.product(count, up(inside, job.k.lanes), job.out_group,
+                      at(y, g * job.out_group, job.itemsize), rows, 1,
+                      at(packed, (tap * block.groups + g) * one, job.itemsize), width,
+                      job.out_group * width, at(columns, g * inside, job.itemsize), back.row, 0)
+
+
+cdef void weight_product(const Back* back, const Block* block, char* grad, int64_t tap,
+                         int64_t count, const void* y, const void* columns) noexcept nogil:
+    """grad[tap][group][o][row] += y^T columns"""
+    cdef const Job* job = &back.job
+    cdef int64_t inside = in_each(block), g, rows = block.groups * job.out_group
+    cdef int64_t row = up(inside, job.k.lanes)
+    for g in range(block.groups):
+        job.k.product(job.out_group, row, count, at(y, g * job.out_group, job.itemsize), 1, rows,
+                      at(columns, g * inside, job.itemsize), back.row, job.k.panel,
+                      at(grad, (tap * block.groups + g) * job.out_group * row, job.itemsize),
+                      row, 1)
+
+
+cdef void store_grad_weight(const Back* back, const Array* to, int64_t chunk, int64_t block_index,
+                            int64_t sample) noexcept nogil:
+    cdef const Job* job = &back.job
+    cdef const Block* block = &back.block[block_index]
+    cdef int64_t inside = in_each(block), row = up(inside, job.k.lanes), tap, g, o
+    cdef int64_t whole = job.in_group * job.taps, start = block.channel % job.in_group
+    cdef char* grad = grad_weight_of(back, chunk, block_index)
+    cdef pyd_matrix m
+    m.storage = to.storage
+    m.row = whole
+    m.column = job.taps
+    for tap in range(job.taps):
+        for g in range(block.groups):
+            o = (block.group + g) * job.out_group
+            m.data = to.data + to.itemsize * (sample * to.batch + o * whole + start * job.taps
+                                              + tap)
+            job.k.store(at(grad, (tap * block.groups + g) * job.out_group * row, job.itemsize),
+                        row, job.out_group, inside, NULL, &m)
+
+
+cdef inline char* grad_weight_of(const Back* back, int64_t chunk, int64_t block) noexcept nogil:
+    return at(back.grad_weight, (chunk * back.blocks + block) * back.grad_weights,
+              back.job.itemsize)
+
+
+cdef inline char* packed_of(const Back* back, char* packed, int64_t chunk,
+                            int64_t block) noexcept nogil:
+    return at(packed, ((chunk if back.per_sample else 0) * back.blocks + block)
+              * back.block_weights, back.job.itemsize)
+
+
+cdef void leave(const Back* back, const Share* share, const Array* gradient, int64_t part,
+                int64_t parts, int64_t chunk, int64_t image, int64_t tap, int64_t first,
+                int64_t count, const void* values) noexcept nogil:
+    """Put one row of sums for one tap where it belongs: the gradient, or a partial sum."""
+    cdef const Job* job = &back.job
+    cdef int64_t row
+    cdef pyd_matrix m
+    if share.slot < 0:
+        row = share.group * job.taps + tap
+        if parts > 1:
+            row = row * job.rank + part
+        m = along(gradient, image, row, first)
+        job.k.store(values, job.stride, 1, count, NULL, &m)
+        return
+    row = ((chunk * back.slots + share.slot) * job.taps + tap) * (job.rank + 1)
+    row += part if parts > 1 else job.rank
+    memcpy(at(back.partial, row * job.positions + first, job.itemsize), values,
+           count * job.itemsize)
+
+
+cdef void add_rows(const Back* back, const Share* shares, int64_t count_shares, int64_t chunk,
+                   int64_t image, int64_t tap, int64_t first, Worker* w) noexcept nogil:
+    """Add a tile of one tap's partial sums over the blocks of an offset group; write them."""
+    cdef const Job* job = &back.job
+    cdef int64_t count = least(MAX_POSITIONS, job.positions - first), row, s
+    cdef int64_t sample = shares.group * job.taps + tap
+    cdef int part
+    cdef char* source
+    cdef pyd_matrix m
+    for part in range(job.rank + 1):
+        if (back.mask.data if part == job.rank else back.offset.data) == NULL:
+            continue
+        for s in range(count_shares):
+            row = ((chunk * back.slots + shares[s].slot) * job.taps + tap) * (job.rank + 1) + part
+            source = at(back.partial, row * job.positions + first, job.itemsize)
+            if s == 0:
+                memcpy(w.mask, source, count * job.itemsize)
+            else:
+                job.k.add(source, NULL, count, w.mask)
+        if part == job.rank:
+            m = along(&back.mask, image, sample, first)
+        else:
+            m = along(&back.offset, image, sample * job.rank + part, first)
+        job.k.store(w.mask, job.stride, 1, count, NULL, &m)
+
+
+cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) noexcept nogil:
+    """All tiles of one (chunk, offset group, tap)."""
+    cdef const Job* job = &back.job
+    cdef int64_t tap = task % job.taps, rest = task // job.taps, first = 0
+    cdef int64_t group = rest % job.offset_groups, chunk = rest // job.offset_groups
+    cdef int64_t image = chunk * back.length + round_, begin = 0, end
+    if image >= least(job.batch, (chunk + 1) * back.length):
+        return
+    while back.share[begin].group != group:
+        begin += 1
+    if back.share[begin].slot < 0:
+        return
+    end = begin
+    while end < back.shares and back.share[end].group == group:
+        end += 1
+    while first < job.positions:
+        add_rows(back, &back.share[begin], end - begin, chunk, image, tap, first, w)
+        first += MAX_POSITIONS
+
+
+# What one thread works on. It lies in Worker.extra, behind the tangents.
+
+cdef struct Desk:
+    char* y  # [tile][out channels of the block]
+    char* a  # [tile][row]: grad_output carried back by the weight
+    char* b  # [tile][row]: and by the weight's cotangent
+    char* dots  # [corners][stride]: of a with the input's corners
+    char* b_dots
+    char* u_dots
+    char* sums  # [stride]
+    char* total  # [stride]
+    char* x  # [pixels][pixel]: this block's channels of the image
+    char* u
+    char* grad
+
+
+cdef int64_t lay_out(const Back* back, char* start, Desk* desk) noexcept nogil:
+    """Point the desk's buffers from `start` on; returns the size of all in reals."""
+    cdef const Job* job = &back.job
+    cdef int64_t used = 0, corners = job.field.corners * job.stride
+    cdef int64_t image = 0 if back.direct else job.pixels * back.pixel + 64
+    cdef int64_t* sizes = [
+        job.stride * back.rows, job.stride * back.row, job.stride * back.row, corners, corners,
+        corners, job.stride, job.stride, image, image if back.u.data != NULL else 0, image]
+    cdef char* places[11]
+    cdef int i
+    for i in range(11):
+        places[i] = at(start, used, job.itemsize)
+        used += up(sizes[i] + 64, 16)
+    desk.y, desk.a, desk.b = places[0], places[1], places[2]
+    desk.dots, desk.b_dots, desk.u_dots = places[3], places[4], places[5]
+    desk.sums, desk.total = places[6], places[7]
+    desk.x, desk.u, desk.grad = places[8], places[9], places[10]
+    return used
+
+
+cdef char* bring_block(const Back* back, const Array* source, const Block* block, int64_t image,
+                       char* room) noexcept nogil:
+    """This block's channels of an image, side by side: in place, or copied to `room`."""
+    cdef pyd_matrix m = across(source, image, block.channel, 0)
+    if back.direct:
+        return m.data
+    back.job.k.load(&m, back.job.pixels, block.channels, room, back.pixel)
+    return room
+
+
+cdef void leave_offset_and_mask(const Back* back, const Share* share, const void* mask,
+                                Worker* w, Desk* desk, int64_t chunk, int64_t image, int64_t tap,
+                                int64_t first, int64_t count) noexcept nogil:
+    """mbar = A s and pbar_d = m A D_d from the dots."""
+    cdef const Job* job = &back.job
+    cdef int a
+    if back.mask.data != NULL:
+        job.k.contract(&job.field, &w.plan, 0, desk.dots, NULL, count, 0, desk.sums)
+        leave(back, share, &back.mask, 0, 1, chunk, image, tap, first, count, desk.sums)
+    if back.offset.data != NULL:
+        for a in range(job.rank):
+            job.k.contract(&job.field, &w.plan, 1 << a, desk.dots, mask, count, 0, desk.sums)
+            leave(back, share, &back.offset, a, 2, chunk, image, tap, first, count, desk.sums)
+
+
+cdef void first_order(const Back* back, const Share* share, Worker* w, Desk* desk,
+                      const char* x, char* grad, int64_t local, int64_t chunk, int64_t image,
+                      int64_t tap, int64_t first, int64_t count) noexcept nogil:
+    """One tap of one offset group: column, and gradients of input, offset and mask."""
+    cdef const Job* job = &back.job
+    cdef int corners = job.field.corners
+    cdef int64_t stride = job.stride, channels = share.channels
+    cdef bint points = back.offset.data != NULL or back.mask.data != NULL
+    cdef const void* mask = plan_tap(job, w, image, first, count, share.group, tap, points)
+    cdef char* column = at(w.columns, local, job.itemsize)
+    cdef char* a = at(desk.a, local, job.itemsize)
+    x = at(x, local, job.itemsize)
+    grad = at(grad, local, job.itemsize)
+    if points and back.input.data != NULL and not w.plan.differs:
+        job.k.sweep(corners, &w.plan, mask, a, back.row, x, channels, count, w.zeros, w.trash,
+                    column, back.row, grad, desk.dots)
+    else:
+        if back.want_weight:
+            job.k.blend(corners, stride, w.plan.read, w.plan.weight, mask, x, channels, count,
+                        w.zeros, 0, column, back.row)
+        if points:
+            job.k.dots(corners, stride, w.plan.reach, a, back.row, x, channels, count, w.zeros,
+                       desk.dots)
+        if back.input.data != NULL:
+            job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mask, a, back.row,
+                          channels, count, grad, w.trash)
+    leave_offset_and_mask(back, share, mask, w, desk, chunk, image, tap, first, count)
+
+
+cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* desk,
+                       const char* x, const char* u, char* grad, int64_t local, int64_t chunk,
+                       int64_t image, int64_t tap, int64_t first, int64_t count) noexcept nogil:
+    """The same for the double backward: columns mu s + m T, and MATHS section 2's last lines."""
+    cdef const Job* job = &back.job
+    cdef int corners = job.field.corners, e, d
+    cdef int64_t stride = job.stride, channels = share.channels
+    cdef bint has_b = back.omega.data != NULL, has_v = back.second.offset.data != NULL
+    cdef bint has_mu = back.second.mask.data != NULL, has_u = back.u.data != NULL
+    cdef const void* mask = plan_tap(job, w, image, first, count, share.group, tap, 1)
+    cdef char* a = at(desk.a, local, job.itemsize)
+    cdef char* b = at(desk.b, local, job.itemsize)
+    x = at(x, local, job.itemsize)
+    grad = at(grad, local, job.itemsize)
+    if has_u:
+        u = at(u, local, job.itemsize)
+    load_tangents(job, &back.second, w, image, first, count, share.group * job.taps + tap)
+    tangent_columns(job, &back.second, w, mask, x, u if has_u else NULL, channels, count,
+                    at(w.columns, local, job.itemsize), back.row)
+    if back.input.data != NULL:
+        if has_b:
+            job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mask, b, back.row,
+                          channels, count, grad, w.trash)
+        if has_mu:
+            job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mu_of(job, w), a,
+                          back.row, channels, count, grad, w.trash)
+        if has_v:  # tangent_columns left the weights of sum_d v_d D_d
+            job.k.scatter(corners, stride, extra_read(job, w), extra_weights(job, w), mask, a,
+                          back.row, channels, count, grad, w.trash)
+    if back.offset.data == NULL and back.mask.data == NULL:
+        return
+    if has_mu or has_v:
+        job.k.dots(corners, stride, w.plan.reach, a, back.row, x, channels, count, w.zeros,
+                   desk.dots)
+    if has_b:
+        job.k.dots(corners, stride, w.plan.reach, b, back.row, x, channels, count, w.zeros,
+                   desk.b_dots)
+    if has_u:
+        job.k.dots(corners, stride, w.plan.reach, a, back.row, u, channels, count, w.zeros,
+                   desk.u_dots)
+    if back.mask.data != NULL:
+        memset(desk.sums, 0, job.stride * job.itemsize)
+        if has_b:
+            job.k.contract(&job.field, &w.plan, 0, desk.b_dots, NULL, count, 1, desk.sums)
+        if has_u:
+            job.k.contract(&job.field, &w.plan, 0, desk.u_dots, NULL, count, 1, desk.sums)
+        if has_v:
+            for d in range(job.rank):
+                job.k.contract(&job.field, &w.plan, 1 << d, desk.dots, v_of(job, w, d), count, 1,
+                               desk.sums)
+        leave(back, share, &back.mask, 0, 1, chunk, image, tap, first, count, desk.sums)
+    if back.offset.data == NULL:
+        return
+    for e in range(job.rank):
+        memset(desk.sums, 0, job.stride * job.itemsize)
+        memset(desk.total, 0, job.stride * job.itemsize)
+        if has_b:
+            job.k.contract(&job.field, &w.plan, 1 << e, desk.b_dots, NULL, count, 1, desk.sums)
+        if has_u:
+            job.k.contract(&job.field, &w.plan, 1 << e, desk.u_dots, NULL, count, 1, desk.sums)
+        if has_v:
+            for d in range(job.rank):
+                if d != e:
+                    job.k.contract(&job.field, &w.plan, 1 << e | 1 << d, desk.dots,
+                                   v_of(job, w, d), count, 1, desk.sums)
+        job.k.add(desk.sums, mask, count, desk.total)
+        if has_mu:
+            job.k.contract(&job.field, &w.plan, 1 << e, desk.dots, mu_of(job, w), count, 1,
+                           desk.total)
+        leave(back, share, &back.offset, e, 2, chunk, image, tap, first, count, desk.total)
+
+
+cdef void back_tile(const Back* back, const Block* block, Worker* w, Desk* desk, const char* x,
+                    const char* u, char* grad, const char* packed, const char* packed_omega,
+                    char* grad_weight, int64_t chunk, int64_t image, int64_t first) noexcept nogil:
+    cdef const Job* job = &back.job
+    cdef int64_t count = least(MAX_POSITIONS, job.positions - first), tap, s
+    cdef int64_t rows = block.groups * job.out_group
+    cdef bint carried = (back.input.data != NULL or back.offset.data != NULL
+                         or back.mask.data != NULL)
+    cdef const Share* share
+    cdef pyd_matrix m = across(&back.grad_output, image, block.group * job.out_group, first)
+    enter_tile(job, w, first, count)
+    job.k.load(&m, count, rows, desk.y, rows)
+    for tap in range(job.taps):
+        if carried:
+            carry_back(back, block, packed, tap, count, desk.y, desk.a)
+            if packed_omega != NULL:
+                carry_back(back, block, packed_omega, tap, count, desk.y, desk.b)
+        for s in range(block.share, block.share + block.shares):
+            share = &back.share[s]
+            if back.second_order:
+                second_order(back, share, w, desk, x, u, grad, share.channel - block.channel,
+                             chunk, image, tap, first, count)
+            else:
+                first_order(back, share, w, desk, x, grad, share.channel - block.channel, chunk,
+                            image, tap, first, count)
+        if back.want_weight:
+            weight_product(back, block, grad_weight, tap, count, desk.y, w.columns)
+
+
+cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) noexcept nogil:
+    """One block of channels of one image; every round has one image of each chunk."""
+    cdef const Job* job = &back.job
+    cdef int64_t index = task % back.blocks, chunk = task // back.blocks, first = 0
+    cdef int64_t image = chunk * back.length + round_
+    cdef const Block* block = &back.block[index]
+    cdef char* packed = packed_of(back, back.packed, chunk, index)
+    cdef char* packed_omega = NULL
+    cdef char* grad_weight = NULL
+    cdef Desk desk
+    cdef pyd_matrix m
+    cdef char* x
+    cdef char* u = NULL
+    cdef char* grad
+    if image >= least(job.batch, (chunk + 1) * back.length):
+        return
+    lay_out(back, at(w.extra, back.tangents, job.itemsize), &desk)
+    if back.want_weight:
+        grad_weight = grad_weight_of(back, chunk, index)
+    if back.omega.data != NULL:
+        packed_omega = packed_of(back, back.packed_omega, chunk, index)
+    if back.per_sample:
+        pack_block(back, &back.weight, packed, index, image)
+        if packed_omega != NULL:
+            pack_block(back, &back.omega, packed_omega, index, image)
+        if back.want_weight:
+            memset(grad_weight, 0, back.grad_weights * job.itemsize)
+    x = bring_block(back, &job.input, block, image, desk.x)
+    if back.u.data != NULL:
+        u = bring_block(back, &back.u, block, image, desk.u)
+    grad = desk.grad
+    if back.input.data != NULL:
+        m = across(&back.input, image, block.channel, 0)
+        if back.direct:
+            grad = m.data
+        else:
+            memset(grad, 0, job.pixels * back.pixel * job.itemsize)
+    while first < job.positions:
+        back_tile(back, block, w, &desk, x, u, grad, packed, packed_omega, grad_weight, chunk,
+                  image, first)
+        first += MAX_POSITIONS
+    if back.input.data != NULL and not back.direct:
+        job.k.store(grad, back.pixel, job.pixels, block.channels, NULL, &m)
+    if back.per_sample and back.want_weight:
+        store_grad_weight(back, &back.grad_weight_out, chunk, index, image)
+
+
+cdef void finish_weight(const Back* back, int64_t block) noexcept nogil:
+    """Add the chunks in order, and write the gradient of the weight."""
+    cdef int64_t chunk
+    for chunk in range(1, back.chunks):
+        back.job.k.add(grad_weight_of(back, chunk, block), NULL, back.grad_weights,
+                       grad_weight_of(back, 0, block))
+    store_grad_weight(back, &back.grad_weight_out, 0, block, 0)
+
+
+cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
+    """Everything but the bias, for `back` with its job, arrays and flags set."""
+    cdef Job* job = &back.job
+    cdef Desk desk
+    cdef int64_t task, tasks, round_, sets
+    cdef int threads
+    cdef Worker* workers
+    cdef int64_t width = job.k.panel
+    if job.batch == 0:
+        if grad_weight is not None:
+            grad_weight[...] = 0
+        return
+    back.per_sample = weight.ndim == job.rank + 3
+    back.weight = take(weight, job.out_channels * job.in_group, job.taps, False)
+    back.grad_weight_out = take(grad_weight, job.out_channels * job.in_group, job.taps, False)
+    back.want_weight = grad_weight is not None
+    back.direct = (job.channels_last and job.input.storage == PYD_NATIVE)
+    plan_blocks(back, memory)
+    set_steps(job, job.channels if back.direct else back.pixel)
+    back.chunks = most(1, least(job.batch, CHUNKS // back.blocks))
+    back.length = (job.batch + back.chunks - 1) // back.chunks
+    back.chunks = (job.batch + back.length - 1) // back.length
+    tasks = back.chunks * back.blocks
+    threads = threads_for(2 * job.multiplications, tasks)
+    sets = back.chunks if back.per_sample else 1
+    back.block_weights = job.taps * job.out_group * up(back.row, width) * back.most_groups
+    back.packed = memory.take((sets * back.blocks * back.block_weights + 64) * job.itemsize, True)
+    if back.omega.data != NULL:
+        back.packed_omega = memory.take(
+            (sets * back.blocks * back.block_weights + 64) * job.itemsize, True)
+    back.grad_weights = job.taps * job.out_group * back.row * back.most_groups
+    if back.want_weight:
+        back.grad_weight = memory.take((tasks * back.grad_weights + 64) * job.itemsize, True)
+    back.partial = memory.take((back.chunks * back.slots * job.taps * (job.rank + 1)
+                                * job.positions + 64) * job.itemsize)
+    back.tangents = tangent_reals(job)
+    workers = hire(job, threads, back.row, 0, back.tangents + lay_out(back, NULL, &desk), memory)
+    if not back.per_sample:
+        for task in prange(back.blocks, nogil=True, num_threads=threads, schedule="static"):
+            pack_block(back, &back.weight, packed_of(back, back.packed, 0, task), task, 0)
+        if back.omega.data != NULL:
+            for task in prange(back.blocks, nogil=True, num_threads=threads, schedule="static"):
+                pack_block(back, &back.omega, packed_of(back, back.packed_omega, 0, task), task, 0)
+    if back.direct and back.input.data != NULL:
+        memset(back.input.data, 0, job.batch * back.input.batch * job.itemsize)
+    for round_ in range(back.length):
+        for task in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic"):
+            back_block(back, task, round_, &workers[threadid()])
+        if back.slots > 0:
+            for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
+                               num_threads=threads, schedule="static"):
+                add_shares(back, task, round_, &workers[threadid()])
+    if back.want_weight and not back.per_sample:
+        for task in prange(back.blocks, nogil=True, num_threads=threads, schedule="static"):
+            finish_weight(back, task)
+
+
+cdef void sum_channel(const Job* job, const Array* y, int64_t channel, void* sums) noexcept nogil:
+    cdef int64_t image
+    cdef pyd_matrix m
+    for image in range(job.batch):
+        m = along(y, image, channel, 0)
+        job.k.row_sums(&m, 1, job.positions, at(sums, channel, job.itemsize))
+
+
+cdef object bias_gradient(const Job* job, const Array* y, grad_bias, Memory memory):
+    cdef char* sums = memory.take((job.out_channels + 64) * job.itemsize, True)
+    cdef Array to = take(grad_bias, job.out_channels, 1, False)
+    cdef pyd_matrix m = across(&to, 0, 0, 0)
+    cdef int64_t channel
+    cdef int threads = threads_for(
+        <double> job.batch * job.positions * job.out_channels, job.out_channels)
+    for channel in prange(job.out_channels, nogil=True, num_threads=threads, schedule="static"):
+        sum_channel(job, y, channel, sums)
+    job.k.store(sums, job.out_channels, 1, job.out_channels, NULL, &m)
+
+
+cdef object open_gradients(Back* back, geometry, grad_output, grads):
+    cdef Job* job = &back.job
+    cdef int64_t samples = job.offset_groups * job.taps
+    input, offset, mask = grads
+    back.grad_output = take(grad_output, job.out_channels, job.positions, job.channels_last)
+    back.input = take(input, job.channels, job.pixels, job.channels_last)
+    back.offset = take(offset, samples * job.rank, job.positions, job.channels_last)
+    back.mask = take(mask, samples, job.positions, job.channels_last)
+
+
+def deform_conv_backward(geometry, grad_output, input, offset, weight, mask, grads):
+    """Write the gradients that `grads` (input, offset, weight, bias, mask) has arrays for."""
+    cdef Back back
+    cdef Memory memory = Memory()
+    grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
+    memset(&back, 0, sizeof(back))
+    back.job = make_job(geometry, input, offset, mask)
+    open_gradients(&back, geometry, grad_output, (grad_input, grad_offset, grad_mask))
+    if not (grad_input is None and grad_offset is None and grad_weight is None
+            and grad_mask is None):
+        run_backward(&back, weight, grad_weight, memory)
+    if grad_bias is not None:
+        bias_gradient(&back.job, &back.grad_output, grad_bias, memory)
+
+
+def deform_conv_double_backward(geometry, grad_grads, grad_output, input, offset, weight, mask,
+                                results):
+    """Write the gradients of <grad_grads, backward> that `results` has arrays for."""
+    cdef Back back
+    cdef Memory memory = Memory()
+    u, v, omega, beta, mu = grad_grads
+    to_output, to_input, to_offset, to_weight, to_mask = results
+    if to_output is not None:  # the derivative along them of the forward pass
+        deform_conv_jvp(geometry, input, offset, weight, None, mask, grad_grads, None, to_output)
+    if to_input is None and to_offset is None and to_weight is None and to_mask is None:
+        return
+    memset(&back, 0, sizeof(back))
+    back.job = make_job(geometry, input, offset, mask)
+    open_gradients(&back, geometry, grad_output, (to_input, to_offset, to_mask))
+    cdef Job* job = &back.job
+    cdef int64_t samples = job.offset_groups * job.taps
+    back.second_order = True
+    back.second.offset = take(v, samples * job.rank, job.positions, job.channels_last)
+    back.second.mask = take(mu, samples, job.positions, job.channels_last)
+    back.u = take(u, job.channels, job.pixels, job.channels_last)
+    back.omega = take(omega, job.out_channels * job.in_group, job.taps, False)
+    run_backward(&back, weight, to_weight, memory)

@@ -1,0 +1,51 @@
+"""The extension module; everything else about the package is in pyproject.toml."""
+
+import os
+import sys
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildExt(build_ext):
+    """Choose flags by compiler, and leave OpenMP out where it does not compile."""
+
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        openmp = ["/openmp"] if msvc else ["-fopenmp"]
+        link = [] if msvc else ["-fopenmp"]
+        if os.environ.get("PYDEFORM_NO_OPENMP") or not (msvc or self.compiles_with(openmp)):
+            openmp, link = [], []
+        for extension in self.extensions:
+            extension.extra_compile_args += ["/std:c11", "/O2"] if msvc else [
+                "-O3", "-std=gnu11", "-Wno-psabi", "-Wno-unknown-pragmas"]
+            extension.extra_compile_args += openmp
+            extension.extra_link_args += link
+        super().build_extensions()
+
+    def compiles_with(self, flags):
+        """Whether a program with an OpenMP header compiles and links."""
+        os.makedirs(self.build_temp, exist_ok=True)
+        source = os.path.join(self.build_temp, "openmp_probe.c")
+        with open(source, "w") as file:
+            file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        try:
+            objects = self.compiler.compile([source], output_dir=".", extra_postargs=flags)
+            self.compiler.link_executable(objects, source[:-2], extra_postargs=flags)
+        except Exception as error:
+            print(f"pydeform: building without OpenMP threads ({error})", file=sys.stderr)
+            return False
+        return True
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "pydeform._cpu",
+            sources=["pydeform/_cpu.pyx", *sorted(glob("pydeform/_cpu/isa_*.c"))],
+            depends=sorted(glob("pydeform/_cpu/*.pxi") + glob("pydeform/_cpu/*.h")),
+        )
+    ],
+    cmdclass={"build_ext": BuildExt},
+)
