@@ -70,14 +70,14 @@ def load(name: str) -> Any:
         return import_module("pydeform._ref")
     try:
         _cpu = import_module("pydeform._cpu")
-        # In a source tree the folder of .pxi files answers to the same name when the module is not
-        # built.
-        if hasattr(_cpu, "deform_conv"):
-            return _cpu
-        reason = None
-    except ImportError as error:
-        reason = error
-    raise ImportError(_NOT_BUILT) from reason
+    except ModuleNotFoundError as error:
+        if error.name != "pydeform._cpu":
+            raise
+        raise ImportError(_NOT_BUILT) from error
+    # In a source tree the folder of sources answers to the same name where nothing was built.
+    if not hasattr(_cpu, "deform_conv"):
+        raise ImportError(_NOT_BUILT)
+    return _cpu
 
 
 def backend_for(device: str) -> tuple[Any, tuple[str, ...]]:

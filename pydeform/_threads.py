@@ -57,7 +57,7 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        At least 1; always 1 in a build without OpenMP.
+        At least 1. A build without OpenMP computes in the calling thread, whatever this says.
 
     See Also
     --------

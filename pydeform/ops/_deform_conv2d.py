@@ -29,7 +29,7 @@ def deform_conv2d(
     layout: Layout = "channels_first",
     out: Array | None = None,
 ) -> A:
-    """Deformable convolution of images (DCNv1; with `mask` DCNv2).
+    """Convolve images with a deformable kernel (DCNv1; with `mask` DCNv2).
 
     Tap `t` of the kernel reads the input at ``q*stride - padding + t*dilation + offset`` by linear
     interpolation, in pixels, and not only on the grid. Zero offsets give the plain convolution (a
@@ -152,16 +152,16 @@ def deform_conv2d_backward(
     deterministic: bool = True,
     out: Mapping[str, Array] | None = None,
 ) -> _any_rank.DeformConvGrads[A]:
-    """Gradients of `deform_conv2d`.
+    """Compute the gradients of `deform_conv2d` (reverse mode).
 
     Parameters
     ----------
     grad_output : array, shape (N, Co, Ho, Wo)
         Gradient of some loss with respect to the output.
-    input, offset, weight, bias, stride, padding, dilation, mask
-        As given to `deform_conv2d`.
-    groups, offset_groups, mode, kink, layout
-        As in `deform_conv2d`.
+    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_conv2d`
+        As they were given to it.
+    groups, offset_groups, mode, kink, layout : see `deform_conv2d`
+        As they were given to it.
     needs : iterable of str, optional
         Names among "input", "offset", "weight", "bias", "mask" whose gradients are computed.
         Default: of all arguments that are given.
@@ -228,17 +228,17 @@ def deform_conv2d_jvp(
     layout: Layout = "channels_first",
     out: Mapping[str, Array] | None = None,
 ) -> tuple[A, A]:
-    """Output of `deform_conv2d` and its derivative along a direction (forward mode).
+    """Compute the output of `deform_conv2d` and its derivative along a direction (forward mode).
 
     Parameters
     ----------
-    input, offset, weight, bias, stride, padding, dilation, mask
-        As given to `deform_conv2d`.
+    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_conv2d`
+        As they were given to it.
     tangents : mapping from names to arrays
         The direction, by names among "input", "offset", "weight", "bias", "mask"; each of the shape
         and dtype of its argument. What is not named does not change.
-    groups, offset_groups, mode, kink, layout
-        As in `deform_conv2d`.
+    groups, offset_groups, mode, kink, layout : see `deform_conv2d`
+        As they were given to it.
     out : mapping from "output" and "output_tangent" to arrays, optional
         Results to be written in these arrays, which are returned; each as `out` of `deform_conv2d`.
 
@@ -291,7 +291,7 @@ def deform_conv2d_double_backward(
     needs: Iterable[str] | None = None,
     out: Mapping[str, Array] | None = None,
 ) -> _any_rank.DeformConvDoubleGrads[A]:
-    """Gradients of `deform_conv2d_backward` (second order).
+    """Compute the gradients of `deform_conv2d_backward` (second order).
 
     Parameters
     ----------
@@ -301,10 +301,10 @@ def deform_conv2d_double_backward(
         argument. What is not named is 0.
     grad_output : array, shape (N, Co, Ho, Wo)
         As given to `deform_conv2d_backward`.
-    input, offset, weight, bias, stride, padding, dilation, mask
-        As given to `deform_conv2d`.
-    groups, offset_groups, mode, kink, layout
-        As in `deform_conv2d`.
+    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_conv2d`
+        As they were given to it.
+    groups, offset_groups, mode, kink, layout : see `deform_conv2d`
+        As they were given to it.
     needs : iterable of str, optional
         Names among "grad_output" and the arguments whose gradients are computed. Default: all that
         are given.
