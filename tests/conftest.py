@@ -1,8 +1,12 @@
-"""Hypothesis profiles, chosen by the environment variable HYPOTHESIS_PROFILE."""
+"""Hypothesis profiles, chosen by the environment variable HYPOTHESIS_PROFILE; shared fixtures."""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+import pydeform
+from pydeform.testing import deform_conv_case, make_geometry
 
 # No deadlines: the first example of a process pays for imports, and machines differ.
 settings.register_profile("default", max_examples=10, deadline=None, print_blob=True)
@@ -15,3 +19,35 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(params=["ref", "cpu"])
+def backend(request):
+    """Run the test on each backend."""
+    with pydeform.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def dyadic_case():
+    """Make small cases with two groups, two offset groups and padding, exact in float64."""
+
+    def make(rank, seed=0, kind="dyadic", **options):
+        chosen = {
+            "batch": 2,
+            "channels": 4,
+            "out_channels": 6,
+            "groups": 2,
+            "offset_groups": 2,
+            "pad": ((1, 1),) * rank,
+            **options,
+        }
+        size, kernel = {
+            1: ((9,), (3,)),
+            2: ((6, 5), (3, 2)),
+            3: ((4, 3, 5), (2, 3, 2)),
+        }[rank]
+        geometry, pad_end = make_geometry(size, kernel, **chosen)
+        return deform_conv_case(geometry, pad_end, seed, kind)
+
+    return make
