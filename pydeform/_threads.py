@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import SupportsIndex
@@ -12,13 +14,28 @@ from pydeform import _dispatch, _shapes
 # process.
 MOST_THREADS = 1024
 
+# A forked child inherits the OpenMP runtime without its threads, and would wait for them for ever.
+_forked = False
+
+
+def _one_thread_in_a_child() -> None:
+    global _forked  # noqa: PLW0603  one fact about the process
+    if "pydeform._cpu" in sys.modules:
+        _forked = True
+        sys.modules["pydeform._cpu"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread_in_a_child)
+
 
 def set_num_threads(n: SupportsIndex) -> None:
     """Set the number of threads of the compiled backend, for the whole process.
 
     At import it is PYDEFORM_NUM_THREADS, else OMP_NUM_THREADS, else what the machine has. Results
     have the same bits for any number. A build without OpenMP computes in the calling thread,
-    whatever is set.
+    whatever is set. In a process forked from one that has used the compiled backend the number
+    is 1 and stays 1: the threads did not come along.
 
     Parameters
     ----------
@@ -48,7 +65,7 @@ def set_num_threads(n: SupportsIndex) -> None:
     count = _shapes.integer("n", n)
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(f"n: expected 1 to {MOST_THREADS} threads, got {count}")
-    _dispatch.load("cpu").set_num_threads(count)
+    _dispatch.load("cpu").set_num_threads(1 if _forked else count)
 
 
 def get_num_threads() -> int:

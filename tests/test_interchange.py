@@ -158,7 +158,9 @@ def test_needs_picks_results():
     every = pydeform.deform_conv2d_backward(output, **arrays, padding=1)
     for name in every._fields:
         one = pydeform.deform_conv2d_backward(output, **arrays, padding=1, needs=[name])
-        np.testing.assert_array_equal(getattr(one, name), getattr(every, name))
+        # Sums of weight and bias may run over other blocks: the bits may differ.
+        close = {"rtol": 1e-4, "atol": 1e-4}
+        np.testing.assert_allclose(getattr(one, name), getattr(every, name), **close)
         assert [n for n in one._fields if getattr(one, n) is not None] == [name]
     none = pydeform.deform_conv2d_backward(output, **arrays, padding=1, needs=())
     assert none == (None,) * 5
