@@ -227,7 +227,7 @@ def _offset_groups(
         if name not in arrays:
             continue
         shape = arrays[name].shape
-        found = shape[-1] if last else shape[1]
+        found: int = shape[-1] if last else shape[1]
         groups = found // per_group
         if groups == 0 or found % per_group:
             continue  # no number of groups has this shape, which the check that follows tells
