@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-NDArrayAny: TypeAlias = NDArray[Any]
+NumpyArray: TypeAlias = NDArray[Any]
 
 
 class Array(Protocol):
@@ -30,9 +30,9 @@ class Array(Protocol):
 class Taken(NamedTuple):
     """The arrays of one call, where they lie, and how results are given back."""
 
-    arrays: dict[str, NDArrayAny]
+    arrays: dict[str, NumpyArray]
     device: str
-    give: Callable[[NDArrayAny], Any]
+    give: Callable[[NumpyArray], Any]
 
 
 # Devices by their DLPack numbers; memory of the first three is the CPU's to read and write.
@@ -97,7 +97,7 @@ def device_of(name: str, value: Any) -> str:
     )
 
 
-def as_numpy(name: str, value: Any) -> NDArrayAny:
+def as_numpy(name: str, value: Any) -> NumpyArray:
     """Return a NumPy array on the memory of `value`, which lies on the CPU."""
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray) if type(value) is not np.ndarray else value
@@ -121,18 +121,18 @@ def _bfloat16() -> np.dtype[Any]:
     return dtype
 
 
-def _from_torch(value: Any) -> NDArrayAny:
+def _from_torch(value: Any) -> NumpyArray:
     torch = sys.modules["torch"]
     if value.dtype == torch.bfloat16:  # NumPy has no name for it: pass the bits, then name them
-        bits: NDArrayAny = value.view(torch.int16).numpy()
+        bits: NumpyArray = value.view(torch.int16).numpy()
         return bits.view(_bfloat16())
-    array: NDArrayAny = value.numpy()
+    array: NumpyArray = value.numpy()
     return array
 
 
-def _from_dlpack(value: Any) -> NDArrayAny:
+def _from_dlpack(value: Any) -> NumpyArray:
     try:
-        array: NDArrayAny = np.from_dlpack(value)
+        array: NumpyArray = np.from_dlpack(value)
     except (BufferError, RuntimeError):
         # NumPy does not import bfloat16; such producers (jax) offer the array protocol beside
         # DLPack.
@@ -144,18 +144,18 @@ def _from_dlpack(value: Any) -> NDArrayAny:
     return array
 
 
-def _to_torch(array: NDArrayAny) -> Any:
+def _to_torch(array: NumpyArray) -> Any:
     torch = sys.modules["torch"]
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _itself(array: NDArrayAny) -> NDArrayAny:
+def _itself(array: NumpyArray) -> NumpyArray:
     return array
 
 
-def giver(value: Any) -> Callable[[NDArrayAny], Any]:
+def giver(value: Any) -> Callable[[NumpyArray], Any]:
     """Return the function that makes a fresh NumPy array one of the kind of `value`."""
     if isinstance(value, np.ndarray):
         return _itself
@@ -164,7 +164,7 @@ def giver(value: Any) -> Callable[[NDArrayAny], Any]:
     if hasattr(value, "__array_namespace__"):
         namespace = value.__array_namespace__()
 
-        def give(array: NDArrayAny) -> Any:
+        def give(array: NumpyArray) -> Any:
             # DLPack leaves NumPy without bfloat16; asarray may copy, which is all that is left.
             return (namespace.asarray if array.dtype.name == "bfloat16" else namespace.from_dlpack)(
                 array
@@ -187,11 +187,11 @@ def take(values: Mapping[str, Any], like: str) -> Taken:
     return Taken(arrays, device, giver(values[like]))
 
 
-def is_ready(array: NDArrayAny) -> bool:
+def is_ready(array: NumpyArray) -> bool:
     """Tell whether a backend can take the array as it lies: C-contiguous and aligned."""
     return array.flags.c_contiguous and array.flags.aligned
 
 
-def ready(array: NDArrayAny) -> NDArrayAny:
+def ready(array: NumpyArray) -> NumpyArray:
     """Return the array itself where a backend can take it as it lies, else a C-contiguous copy."""
     return array if is_ready(array) else np.array(array, order="C", copy=True)

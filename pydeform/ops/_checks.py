@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import NDArrayAny, describe
+from pydeform._arrays import NumpyArray, describe
 from pydeform._shapes import AXES, ConvGeometry
 
 ARGUMENTS = ("input", "offset", "weight", "bias", "mask")
@@ -87,7 +87,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order"
 
 
-def check_dtypes(arrays: Mapping[str, NDArrayAny], accepted: Sequence[str]) -> None:
+def check_dtypes(arrays: Mapping[str, NumpyArray], accepted: Sequence[str]) -> None:
     """Check that all share one dtype; offset and mask may stay float32 beside 16-bit arrays."""
     found = {name: dtype_name(array.dtype) for name, array in arrays.items()}
     for name, dtype in found.items():
@@ -115,7 +115,7 @@ def check_dtypes(arrays: Mapping[str, NDArrayAny], accepted: Sequence[str]) -> N
     raise TypeError(f"mixed dtypes: {expected}, got {got}")
 
 
-def _ranks(arrays: Mapping[str, NDArrayAny], rank: int, last: bool) -> None:
+def _ranks(arrays: Mapping[str, NumpyArray], rank: int, last: bool) -> None:
     """Check how many axes each array has."""
     axes = ", ".join(AXES[rank])
     images = f"(batch, {axes}, channels)" if last else f"(batch, channels, {axes})"
@@ -159,7 +159,7 @@ def _layout_hint(last: bool) -> str:
 
 
 def _positions_hint(
-    name: str, array: NDArrayAny, geometry: ConvGeometry, expected: tuple[int, ...]
+    name: str, array: NumpyArray, geometry: ConvGeometry, expected: tuple[int, ...]
 ) -> str:
     """Say what may have gone wrong with the shape of offset or mask."""
     last, rank, taps, out = geometry.channels_last, geometry.rank, geometry.taps, geometry.out_size
@@ -190,7 +190,7 @@ def _positions_hint(
     return hint
 
 
-def _check_positions(arrays: Mapping[str, NDArrayAny], geometry: ConvGeometry, given: bool) -> None:
+def _check_positions(arrays: Mapping[str, NumpyArray], geometry: ConvGeometry, given: bool) -> None:
     """Check the shapes of offset and mask."""
     last, rank, taps = geometry.channels_last, geometry.rank, geometry.taps
     for name, per_group, factors in (
@@ -211,7 +211,7 @@ def _check_positions(arrays: Mapping[str, NDArrayAny], geometry: ConvGeometry, g
 
 
 def _offset_groups(
-    arrays: Mapping[str, NDArrayAny], channels: int, taps: int, rank: int, given: object, last: bool
+    arrays: Mapping[str, NumpyArray], channels: int, taps: int, rank: int, given: object, last: bool
 ) -> int:
     """Return the offset groups, which divide the channels: as given or as offset or mask has."""
     if given is not None:
@@ -240,7 +240,7 @@ def _offset_groups(
     return 1
 
 
-def geometry_of(rank: int, arrays: Mapping[str, NDArrayAny], options: Options) -> ConvGeometry:
+def geometry_of(rank: int, arrays: Mapping[str, NumpyArray], options: Options) -> ConvGeometry:
     """Check the shapes against each other and the options, and return the geometry."""
     mode = choice("mode", options.mode, MODES)
     kink = choice("kink", options.kink, KINKS)
@@ -298,7 +298,7 @@ def output_shape(geometry: ConvGeometry) -> tuple[int, ...]:
 
 
 def check_like(
-    name: str, array: NDArrayAny, of: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    name: str, array: NumpyArray, of: str, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> None:
     """Check that `array` has the shape and the dtype of what it belongs to."""
     if array.shape != shape:

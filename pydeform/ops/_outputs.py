@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pydeform._arrays import NDArrayAny, as_numpy, device_of
+from pydeform._arrays import NumpyArray, as_numpy, device_of
 from pydeform.ops._checks import check_like
 
 # Below this nothing is asked of the operating system: 256 MiB come and go with any process.
@@ -41,7 +41,7 @@ def available_bytes() -> int | None:
     return min(limits) if limits else None
 
 
-def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NDArrayAny]) -> None:
+def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NumpyArray]) -> None:
     """Raise MemoryError where new arrays cannot fit; a lazy system gives them and kills later."""
     sizes = {name: prod(shape) * dtype.itemsize for name, (shape, dtype) in wanted.items()}
     total = sum(sizes.values()) + sum(array.nbytes for array in copies.values())
@@ -61,7 +61,7 @@ def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NDArrayAny]
         )
 
 
-def _overlap(one: NDArrayAny, other: NDArrayAny) -> bool:
+def _overlap(one: NumpyArray, other: NumpyArray) -> bool:
     try:
         # The stubs know two limits only, the function takes any.
         return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def _overlap(one: NDArrayAny, other: NDArrayAny) -> bool:
         return True
 
 
-def _given(name: str, value: Any, want: Wanted, inputs: Mapping[str, NDArrayAny]) -> NDArrayAny:
+def _given(name: str, value: Any, want: Wanted, inputs: Mapping[str, NumpyArray]) -> NumpyArray:
     """Return the array that a caller gave to be written, checked."""
     device = device_of(name, value)
     if device != "cpu":
@@ -95,15 +95,15 @@ def _given(name: str, value: Any, want: Wanted, inputs: Mapping[str, NDArrayAny]
 def prepare(
     wanted: Mapping[str, Wanted],
     out: Mapping[str, Any],
-    inputs: Mapping[str, NDArrayAny],
-    copies: Mapping[str, NDArrayAny],
-) -> dict[str, NDArrayAny]:
+    inputs: Mapping[str, NumpyArray],
+    copies: Mapping[str, NumpyArray],
+) -> dict[str, NumpyArray]:
     """Return an array for every result in `wanted`: that in `out`, or a new one, unset.
 
     `out` has names of results, written as the caller knows them in messages. `copies` are the
     inputs that will have to be copied too; their bytes count.
     """
-    given: dict[str, NDArrayAny] = {}
+    given: dict[str, NumpyArray] = {}
     for name, value in out.items():
         given[name] = _given(name, value, wanted[name], {**inputs, **given})
     new = {name: want for name, want in wanted.items() if name not in given}

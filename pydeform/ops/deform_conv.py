@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pydeform import _arrays, _dispatch
-from pydeform._arrays import NDArrayAny
+from pydeform._arrays import NumpyArray
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _checks, _outputs
 from pydeform.ops._checks import ARGUMENTS, Options
@@ -56,8 +56,8 @@ class _Call(NamedTuple):
 
     backend: Any
     geometry: ConvGeometry
-    arrays: dict[str, NDArrayAny]
-    give: Callable[[NDArrayAny], Any]
+    arrays: dict[str, NumpyArray]
+    give: Callable[[NumpyArray], Any]
 
     @property
     def like_output(self) -> Wanted:
@@ -94,16 +94,16 @@ class _Call(NamedTuple):
 class _Buffers(NamedTuple):
     """What a backend reads and writes, by the names that messages use."""
 
-    arrays: dict[str, NDArrayAny]
-    results: dict[str, NDArrayAny]
+    arrays: dict[str, NumpyArray]
+    results: dict[str, NumpyArray]
     out: Mapping[str, Any]
-    give: Callable[[NDArrayAny], Any]
+    give: Callable[[NumpyArray], Any]
 
-    def read(self, names: Iterable[str], of: str = "") -> tuple[NDArrayAny | None, ...]:
+    def read(self, names: Iterable[str], of: str = "") -> tuple[NumpyArray | None, ...]:
         """Return the arrays of these names, or those that the mapping `of` held, else None."""
         return tuple(self.arrays.get(_key(of, name) if of else name) for name in names)
 
-    def write(self, names: Iterable[str]) -> tuple[NDArrayAny | None, ...]:
+    def write(self, names: Iterable[str]) -> tuple[NumpyArray | None, ...]:
         """Return the memory for these results; None where not needed."""
         return tuple(self.results.get(_key("out", name)) for name in names)
 
