@@ -134,10 +134,7 @@ def _from_dlpack(value: Any) -> NumpyArray:
     try:
         array: NumpyArray = np.from_dlpack(value)
     except (BufferError, RuntimeError):
-        # NumPy does not import bfloat16; such producers (jax) offer the array protocol beside
-        # DLPack.
-        if not hasattr(value, "__array__"):
-            raise
+        # NumPy does not import bfloat16; producers of it (jax) offer the array protocol, too.
         array = np.asarray(value)
         if array.dtype.name != "bfloat16":
             raise

@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import pydeform
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,6 +62,32 @@ def test_nothing_optional_is_imported(then):
         if not name.startswith(("_cython", "cython_runtime"))
     }
     assert foreign == set()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (
+            types.ModuleType("the folder of sources"),
+            r"pydeform\._cpu is not built: run `pip install",
+        ),
+        (
+            ModuleNotFoundError(name="pydeform._cpu"),
+            r"pydeform\._cpu is not built: run `pip install",
+        ),
+        (ModuleNotFoundError("no such part", name="part"), "no such part"),
+    ],
+)
+def test_a_missing_backend_says_how_to_build_it(monkeypatch, found, message):
+    def import_module(name):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr("pydeform._dispatch.import_module", import_module)
+    x = np.ones((1, 1, 3))
+    with pytest.raises(ImportError, match=message):
+        pydeform.deform_conv1d(x, None, x)
 
 
 def test_modules_know_their_own_names():

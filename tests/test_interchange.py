@@ -200,6 +200,18 @@ def test_memory_that_cannot_be_described_is_refused():
         conv({**arrays, "input": OnlyDLPack(arrays["input"])})
 
 
+def test_bfloat16_of_others_comes_by_the_array_protocol():
+    """NumPy's DLPack knows no bfloat16; jax offers both protocols."""
+
+    class Both(OnlyDLPack):
+        def __array__(self, dtype=None, copy=None):
+            return self._array
+
+    arrays = arguments(ml_dtypes.bfloat16)
+    result = conv({name: Both(array) for name, array in arrays.items()})
+    np.testing.assert_array_equal(result, conv(arrays))
+
+
 def test_array_api_arrays_come_back_as_their_own():
     xp = pytest.importorskip("array_api_strict")
     arrays = arguments()

@@ -97,6 +97,14 @@ def test_rule(rule, refused):
     refused(*RULES[rule])
 
 
+def test_memory_that_the_system_refuses(monkeypatch):
+    """Where the system does not say what is available, NumPy's own error says what was asked."""
+    monkeypatch.setattr("pydeform.ops._outputs.available_bytes", lambda: None)
+    x = np.ones((1, 1, 1, 1), np.float32)
+    with pytest.raises(MemoryError, match=r"out: no memory for shape \(1, 1, 33554433, 33554433\)"):
+        pydeform.deform_conv2d(x, None, x, padding=2**24)
+
+
 def test_one_axis_wants_a_pair_in_a_tuple(good):
     with pytest.raises(ValueError, match=r"padding: .*\(\(begin, end\),\)"):
         pydeform.deform_conv1d(**{**good(1), "padding": (0, 1)})
