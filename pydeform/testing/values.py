@@ -11,14 +11,15 @@ from pydeform._shapes import ConvGeometry
 from pydeform.ops._checks import ARGUMENTS
 from pydeform.testing.cases import Array, Case
 
-#: The kinds of values that `deform_conv_case` draws.
-KINDS = ("random", "dyadic", "kinks", "interior", "dyadic interior", "nonfinite", "infinite factor")
-
-#: The arrays that kinds with NaN and infinities have them in.
+#: The kinds of values that spoil one array with NaN and infinities, and which array that may be.
 SPOILED = {
-    "nonfinite": ("offset", "input"),
-    "infinite factor": ("mask", "weight", "grad_output"),
+    "nonfinite offset": ("offset",),
+    "nonfinite input": ("input",),
+    "nonfinite factor": ("mask", "weight", "grad_output"),
 }
+
+#: The kinds of values that `deform_conv_case` draws.
+KINDS = ("random", "dyadic", "kinks", "interior", "dyadic interior", *SPOILED)
 
 #: Offsets of dyadic cases are multiples of 2**-FRACTION_BITS[rank].
 FRACTION_BITS = {1: 3, 2: 2, 3: 1}
@@ -109,10 +110,8 @@ def deform_conv_case(
           with a step of 1/4 stay in the open cell.
         - "dyadic interior": the same in eighths and with integers elsewhere, so that in float64
           they are exact.
-        - "nonfinite": dyadic, with NaN and infinities in the offset or in the input, where the
-          definition says of each result whether it is a number, NaN or infinite.
-        - "infinite factor": dyadic, with NaN and infinities in mask, weight or grad_output, where
-          NaN and infinity depend on whether a sum or a product is taken first.
+        - "nonfinite offset", "nonfinite input", "nonfinite factor": dyadic, with NaN and
+          infinities in one array, `spoiled`; a factor is the mask, the weight or grad_output.
     optional : iterable of {"offset", "bias", "mask"}
         The optional arguments to give; offset is optional in that None is a plain convolution.
     per_sample : bool
