@@ -138,7 +138,7 @@ def expected(case: Case) -> dict[str, Expected]:
     True
     """
     values = reference(case.map(_long))
-    sizes, counts = _absolute(case)
+    sizes, counts = sizes_and_counts(case)
     u = unit_roundoff(working_dtype(case.dtype)) + unit_roundoff(_LONG)
     result = {}
     for name, value in values.items():
@@ -237,7 +237,7 @@ class _Counts:
         }
 
 
-def _absolute(case: Case) -> tuple[Results, dict[str, float]]:
+def sizes_and_counts(case: Case) -> tuple[Results, dict[str, float]]:
     """Lambda, every result on absolute values in float64, and the counts."""
     g, working = case.geometry, working_dtype(case.dtype)
     # In absolute value, but for the offset: it says where, and it is split as it is.
