@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from math import prod
 from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
 
@@ -80,6 +81,7 @@ def mapping(name: str, value: object, known: Sequence[str]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if item is not None}
 
 
+@cache  # NumPy makes the name anew every time
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Return the name of a dtype; longdouble has a different one on every machine."""
     if dtype.char == "g":
