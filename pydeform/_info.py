@@ -11,6 +11,7 @@ from pydeform._version import __version__
 
 # Packages that pydeform can work with or be compared to, as import name: distribution name.
 _PEERS = {
+    "scipy": "scipy",
     "ml_dtypes": "ml_dtypes",
     "torch": "torch",
     "torchvision": "torchvision",
@@ -30,7 +31,7 @@ class Info:
     Attributes
     ----------
     versions : dict of str to str
-        Of pydeform, Python, NumPy and SciPy.
+        Of pydeform, Python and NumPy.
     platform : str
         System and machine.
     backends : dict of str to str
@@ -107,7 +108,6 @@ def info() -> Info:
             "pydeform": __version__,
             "python": platform.python_version(),
             "numpy": _version("numpy"),
-            "scipy": _version("scipy"),
         },
         platform=f"{platform.system()} {platform.machine()}",
         backends=backends,
