@@ -6,7 +6,8 @@ bits or raises an error that names the argument, what it got and what was expect
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import prod
 from operator import index
 from typing import NamedTuple
@@ -68,9 +69,11 @@ def at_least(name: str, value: int, minimum: int) -> int:
 
 
 def _items(name: str, value: object, expected: str) -> tuple[object, ...]:
-    """Return what `value` holds; text is not a sequence of numbers here."""
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return tuple(value)
+    """Return what a sequence holds; text, sets and mappings are none of numbers."""
+    ordered = hasattr(value, "__getitem__") and not isinstance(value, str | bytes | Mapping)
+    if ordered and isinstance(value, Iterable):
+        with suppress(TypeError):  # an array without axes says that it is iterable
+            return tuple(value)
     raise TypeError(f"{name}: expected {expected}, got {value!r} ({type(value).__name__})")
 
 

@@ -31,6 +31,13 @@ RULES = {
     "stride None": (given(stride=None), TypeError, "stride | int | None"),
     "stride of three": (given(stride=(1, 1, 1)), ValueError, "stride | 2 of them | (1, 1, 1)"),
     "stride text": (given(stride="11"), TypeError, "stride | int | '11'"),
+    "stride set": (given(stride={1, 2}), TypeError, "stride | int | {1, 2} (set)"),
+    "stride mapping": (given(stride={1: 1, 2: 2}), TypeError, "stride | int | (dict)"),
+    "stride array without axes": (
+        given(stride=np.array(1)),
+        TypeError,
+        "stride | int | array(1) (ndarray)",
+    ),
     "stride past 2^62": (given(stride=2**62), ValueError, f"stride | 2^62 | {2**62}"),
     "dilation 0": (given(dilation=0), ValueError, "dilation | at least 1 | got 0"),
     "dilation negative": (given(dilation=-2), ValueError, "dilation | at least 1 | got -2"),
