@@ -1,6 +1,8 @@
 """The verification kit: its bounds hold, are not loose, and its checks see what they must see."""
 
+import doctest
 from dataclasses import replace
+from importlib import import_module
 
 import ml_dtypes
 import numpy as np
@@ -245,3 +247,10 @@ def test_case_of_a_call_is_the_case_it_came_from():
     for name, result in results.items():
         np.testing.assert_array_equal(same[name], result)
     assert replace(again, options=case.options).names == case.names
+
+
+@pytest.mark.parametrize("name", ["bounds", "cases", "differences", "values"])
+def test_examples_in_docstrings(name):
+    outcome = doctest.testmod(import_module(f"pydeform.testing.{name}"))
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

@@ -34,7 +34,17 @@ _LONG = np.dtype(np.longdouble)
 
 
 def unit_roundoff(dtype: Any) -> float:
-    """Largest relative error of one rounding to nearest: 2^-53, 2^-24, 2^-11 or 2^-8.
+    """Return the largest relative error of one rounding to nearest.
+
+    Parameters
+    ----------
+    dtype : dtype
+        A floating-point type; ``ml_dtypes.bfloat16`` is one.
+
+    Returns
+    -------
+    float
+        2^-53 for float64, 2^-24 for float32, 2^-11 for float16, 2^-8 for bfloat16.
 
     Examples
     --------
@@ -63,9 +73,23 @@ class Expected:
     bound: Array
 
     def units(self, computed: Array) -> float:
-        """Largest error of `computed` in units of the bound: at most 1 where it holds.
+        """Return the largest error of `computed` in units of the bound.
 
-        An error where the bound is 0, or NaN or an infinity where a number is due, is infinite.
+        Parameters
+        ----------
+        computed : array
+            What is judged, of the shape of `value`.
+
+        Returns
+        -------
+        float
+            At most 1 where the bound holds everywhere. An error where the bound is 0, or NaN or an
+            infinity where a number is due, is infinite.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
         """
         if computed.shape != self.value.shape:
             raise ValueError(f"computed: expected shape {self.value.shape}, got {computed.shape}")
@@ -77,10 +101,24 @@ class Expected:
 
 
 def reference(case: Case) -> Results:
-    """Everything that `Case.evaluate` has, from the executable specification and nothing else.
+    """Evaluate a case by the executable specification and nothing else.
 
-    It runs in the case's own types, so a case in `longdouble` or of `fractions.Fraction` gives
-    results in those, the latter exact.
+    Parameters
+    ----------
+    case : Case
+        Of any float type, or of object arrays of `fractions.Fraction`.
+
+    Returns
+    -------
+    dict of array
+        What `Case.evaluate` has, in the case's own types: exact for fractions.
+
+    Examples
+    --------
+    >>> from pydeform.testing.values import deform_conv_case, make_geometry
+    >>> case = deform_conv_case(*make_geometry((4,), (3,)), seed=0)
+    >>> reference(case.map(lambda array: array.astype("longdouble")))["output"].shape
+    (1, 1, 2)
     """
     g, y = case.geometry, case.grad_output
     inputs = (case.arrays["input"], case.arrays["offset"], case.arrays["weight"])
@@ -107,7 +145,7 @@ def reference(case: Case) -> Results:
 
 
 def expected(case: Case) -> dict[str, Expected]:
-    """What every result of a case should be, with its a-priori bound.
+    """Return what every result of a case should be, with its a-priori bound.
 
     Parameters
     ----------
@@ -190,7 +228,7 @@ class AbsoluteSampling(Sampling):
         return values, [widened(s, 0) for s in slopes]
 
     def hits(self, alpha: Alpha) -> float:
-        """The most often that any one pixel is read by S_alpha."""
+        """Return how often S_alpha reads the pixel that it reads most often."""
         g = self.geometry
         pixels = math.prod(g.size)
         count = np.zeros(self.nan.shape[0] * self.nan.shape[1] * pixels)
@@ -238,7 +276,7 @@ class _Counts:
 
 
 def sizes_and_counts(case: Case) -> tuple[Results, dict[str, float]]:
-    """Lambda, every result on absolute values in float64, and the counts."""
+    """Return Lambda, every result on absolute values in float64, and the counts k, by name."""
     g, working = case.geometry, working_dtype(case.dtype)
     # In absolute value, but for the offset: it says where, and it is split as it is.
     size = case.map(lambda array: np.abs(array.astype(np.float64)))

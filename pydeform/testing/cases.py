@@ -119,7 +119,20 @@ class Case:
         return [name for name, array in self.arrays.items() if array is not None]
 
     def astype(self, dtype: Any, positions: Any = None) -> Case:
-        """Round every array to `dtype`, and offset and mask to `positions` where it is given."""
+        """Return the case with every array rounded to a dtype.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Of the arrays.
+        positions : dtype, optional
+            Of offset and mask instead.
+
+        Returns
+        -------
+        Case
+            With arrays of its own.
+        """
 
         def cast(name: str, array: Array) -> Array:
             wide = positions is not None and name in ("offset", "mask")
@@ -133,7 +146,7 @@ class Case:
         )
 
     def map(self, function: Callable[[Array], Array]) -> Case:
-        """Replace every array by ``function(array)``."""
+        """Return the case with ``function(array)`` for every array."""
         return replace(
             self,
             arrays={k: None if a is None else function(a) for k, a in self.arrays.items()},
@@ -142,7 +155,7 @@ class Case:
         )
 
     def with_array(self, name: str, array: Array) -> Case:
-        """Replace one array argument, or ``"grad_output"``."""
+        """Return the case with another array for one argument, or for ``"grad_output"``."""
         if name == "grad_output":
             return replace(self, grad_output=array)
         return replace(self, arrays={**self.arrays, name: array})
@@ -171,7 +184,7 @@ class Case:
         return _present(function(self.tangents, self.grad_output, **self.arrays, **self.options))
 
     def evaluate(self) -> Results:
-        """Everything: output, output_tangent, grad_<argument>, second_<argument>."""
+        """Return everything: output, output_tangent, grad_<argument>, second_<argument>."""
         primal, tangent = self.jvp()
         return {
             "output": self.output(),

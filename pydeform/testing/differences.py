@@ -29,12 +29,12 @@ STEP = 1.0
 
 
 def step_of(name: str) -> float:
-    """The step for an argument."""
+    """Return the step for an argument: `COORDINATE_STEP` for an offset, else `STEP`."""
     return COORDINATE_STEP if name == "offset" else STEP
 
 
 def difference(function: Callable[[Case], Array], case: Case, name: str, direction: Array) -> Array:
-    """Central difference of a function of a case in one argument.
+    """Return the central difference of a function of a case in one argument.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def difference(function: Callable[[Case], Array], case: Case, name: str, directi
 
 
 def directions(case: Case, name: str, seed: int) -> Iterator[Array]:
-    """Directions with entries -1, 0 and 1 along which a case is affine: for an offset one per axis.
+    """Yield directions of entries -1, 0, 1 along which a case is affine: one per axis of an offset.
 
     Parameters
     ----------
@@ -93,14 +93,14 @@ def directions(case: Case, name: str, seed: int) -> Iterator[Array]:
 
 
 def entries(array: Array, count: int, seed: int) -> Iterator[tuple[int, ...]]:
-    """Indices of up to `count` entries of an array, drawn without repetition."""
+    """Yield the indices of up to `count` entries of an array, drawn without repetition."""
     random = np.random.default_rng(seed)
     for flat in random.permutation(array.size)[:count]:
         yield tuple(int(i) for i in np.unravel_index(flat, array.shape))
 
 
 def first_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
-    """Largest error of the jvp and of every gradient against finite differences.
+    """Return the largest error of the jvp and of every gradient against finite differences.
 
     Parameters
     ----------
@@ -118,6 +118,15 @@ def first_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
         By result. For a jvp, relative to the largest entry of the difference or of the output; for
         a gradient, relative to the largest of its entries or to <grad_output, output>, whose
         rounding a difference inherits. An error that is 0 stays 0.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> from pydeform.testing.values import deform_conv_case, make_geometry
+    >>> case = deform_conv_case(*make_geometry((5,), (3,)), seed=0, kind="dyadic interior")
+    >>> with pydeform.use_backend("ref"):
+    ...     max(first_order(case).values())
+    0.0
     """
 
     def loss(moved: Case) -> Array:
@@ -140,9 +149,30 @@ def first_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
 
 
 def second_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
-    """Largest error of the double backward against finite differences of the gradients.
+    """Return the largest error of the double backward against differences of the gradients.
 
-    Parameters and result are those of `first_order`, the scale <tangents, gradients>.
+    Parameters
+    ----------
+    case : Case
+        As for `first_order`; its tangents are the cotangents of the gradients.
+    count : int
+        Entries per argument to move one by one.
+    seed : int
+        Of the generator that draws the entries.
+
+    Returns
+    -------
+    dict of float
+        By result, relative to the largest of its entries or to <tangents, gradients>.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> from pydeform.testing.values import deform_conv_case, make_geometry
+    >>> case = deform_conv_case(*make_geometry((5,), (3,)), seed=0, kind="dyadic interior")
+    >>> with pydeform.use_backend("ref"):
+    ...     max(second_order(case).values())
+    0.0
     """
 
     def loss(moved: Case) -> Array:

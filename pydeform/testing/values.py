@@ -197,10 +197,45 @@ def make_geometry(
     kink: str = "right",
     channels_last: bool = False,
 ) -> tuple[ConvGeometry, tuple[int, ...]]:
-    """Geometry and end padding from what a call would say; absent options are 1 (padding 0).
+    """Make the geometry of a convolution, and its end padding, from what a call would say.
 
+    Parameters
+    ----------
+    size, kernel : tuple of int
+        Sizes of the input and of the kernel, one per axis.
+    batch, channels, out_channels, groups, offset_groups : int
+        Of the arrays.
+    stride, dilation : tuple of int
+        One per axis; empty for 1 along all.
+    pad : tuple of (int, int)
+        Begin and end, one pair per axis; empty for none.
+    mode, kink : str
+        Options of the operation.
+    channels_last : bool
+        Its layout.
+
+    Returns
+    -------
+    ConvGeometry
+        What backends get.
+    tuple of int
+        Padding after the last element of each axis.
+
+    Raises
+    ------
+    ValueError
+        If the kernel does not fit.
+
+    Notes
+    -----
     Computed on its own and not by the functions that the package's operations use for it, so that
     a case checks those too.
+
+    Examples
+    --------
+    >>> geometry, pad_end = make_geometry((5, 4), (3, 3), pad=((1, 1), (0, 1)))
+    >>> geometry.out_size, pad_end
+    ((5, 3), (1, 1))
     """
     rank = len(size)
     stride, dilation = stride or (1,) * rank, dilation or (1,) * rank
