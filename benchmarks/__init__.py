@@ -1,0 +1,1 @@
+"""Deformable convolution side by side with every peer that is installed: see README.md."""

@@ -1,0 +1,221 @@
+"""What a run found: kept as JSON, shown as tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import DIRECTIONS, Case
+from benchmarks.peers import PEERS
+from benchmarks.timing import YARDSTICK, Contest, Measurement
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- latest:begin -->", "<!-- latest:end -->"
+#: Contestants whose speed-up with threads is shown: ours, and what it is held against.
+SCALING = ("pydeform", YARDSTICK, "sgemm")
+
+
+@dataclass
+class Report:
+    """Everything that a run measured.
+
+    Attributes
+    ----------
+    facts
+        Machine, versions, command.
+    cases
+        The problems, in the order of the tables.
+    measurements
+        All times.
+    absent
+        Why a peer took no part, by peer.
+    refused, failed
+        Of one contest each: case, direction, threads, peer, reason.
+    sweeps
+        Points of the pictures against size and channels.
+    """
+
+    facts: dict[str, Any]
+    cases: list[Case] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    sweeps: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, contest: Contest, case: Case, direction: str, threads: int) -> None:
+        """Take in the outcome of one contest."""
+        if case not in self.cases:
+            self.cases.append(case)
+        self.measurements += contest.measurements
+        for name, into in (("refused", self.refused), ("failed", self.failed)):
+            into += [
+                {
+                    "case": case.name,
+                    "direction": direction,
+                    "threads": threads,
+                    "peer": peer,
+                    "reason": reason,
+                }
+                for peer, reason in getattr(contest, name).items()
+            ]
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        data = asdict(self)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read what `save` wrote."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["cases"] = [Case.from_json(c) for c in data["cases"]]
+        data["measurements"] = [
+            Measurement(**m | {"rounds": tuple(m["rounds"])}) for m in data["measurements"]
+        ]
+        return cls(**data)
+
+    def found(self, case: str, direction: str, threads: int) -> dict[str, Measurement]:
+        """Return the measurements of one contest by peer."""
+        return {
+            m.peer: m
+            for m in self.measurements
+            if (m.case, m.direction, m.threads) == (case, direction, threads)
+        }
+
+    @property
+    def threads(self) -> list[int]:
+        """Return the numbers of threads that were measured."""
+        return sorted({m.threads for m in self.measurements})
+
+    def peers(self, direction: str) -> list[str]:
+        """Return who was measured in a direction, in the order of the tables."""
+        seen = {m.peer for m in self.measurements if m.direction == direction}
+        return [name for name in PEERS if name in seen]
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as an aligned Markdown table; the first one is the head."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Iterable[str]) -> str:
+        first, *others = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])
+
+
+def ratio_text(measured: Measurement | None, failed: bool, *, best: bool) -> str:
+    """Return one cell: the ratio to the yardstick, or milliseconds where there is no yardstick."""
+    if measured is None:
+        return "fails" if failed else "-"
+    text = f"{measured.seconds * 1e3:.1f} ms" if measured.ratio is None else f"{measured.ratio:.2f}"
+    return f"**{text}**" if best else text
+
+
+def ratio_table(report: Report, direction: str) -> str:
+    """Return the table of one direction: a row for each case and number of threads."""
+    peers = [p for p in report.peers(direction) if p != YARDSTICK]
+    rows = [["case", "threads", "dense ms", "pydeform ms", *peers]]
+    failed = {(f["case"], f["threads"], f["peer"]) for f in report.failed
+              if f["direction"] == direction}  # fmt: skip
+    for case in report.cases:
+        for threads in report.threads:
+            found = report.found(case.name, direction, threads)
+            if not found:
+                continue
+            real = [m for m in found.values() if not PEERS[m.peer].yardstick]
+            best = min(real, key=lambda m: m.seconds, default=None)
+            times = [
+                f"{found[p].seconds * 1e3:.1f}" if p in found else "-"
+                for p in (YARDSTICK, "pydeform")
+            ]
+            cells = [
+                ratio_text(
+                    found.get(p),
+                    (case.name, threads, p) in failed,
+                    best=best is not None and best.peer == p,
+                )
+                for p in peers
+            ]
+            rows.append([case.name, str(threads), *times, *cells])
+    return grid(rows)
+
+
+def scaling_table(report: Report) -> str:
+    """Return how many times faster more threads are than the fewest; empty for one number only."""
+    if len(report.threads) < 2:
+        return ""
+    fewest, *more = report.threads
+    rows = [["case", "direction", "threads", *SCALING]]
+    for case in report.cases:
+        for direction in DIRECTIONS:
+            one = report.found(case.name, direction, fewest)
+            for threads in more:
+                many = report.found(case.name, direction, threads)
+                cells = [
+                    f"{one[p].seconds / many[p].seconds:.2f}" if p in one and p in many else "-"
+                    for p in SCALING
+                ]
+                if many:
+                    rows.append([case.name, direction, str(threads), *cells])
+    return grid(rows)
+
+
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """Return the circumstances as a list."""
+    machine, versions = facts["machine"], facts["versions"]
+    level = facts["build"].get("vector_level", "")
+    lines = {
+        "Command": f"`{facts['command']}`, {facts['date']}",
+        "Machine": f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['vectors'])}), "
+        f"{machine['memory_gib']} GiB, {machine['system']}",
+        "Versions": ", ".join(f"{k} {v}" for k, v in versions.items() if v),
+    }
+    if machine.get("load"):
+        lines["Load average before"] = f"{machine['load']} (above 0.3 others were running)"
+    if level:
+        lines["Vector code"] = str(level)
+    return "\n".join(f"- {key}: {value}" for key, value in lines.items())
+
+
+def as_markdown(report: Report) -> str:
+    """Return the whole report as text: for the terminal and for the README."""
+    parts = [facts_text(report.facts)]
+    parts.append(grid([["case", "what it is"], *([c.name, c.describe()] for c in report.cases)]))
+    for direction in DIRECTIONS:
+        if report.peers(direction):
+            title = f"**{direction.capitalize()}**, times the dense convolution (median of ratios)"
+            parts += [title, ratio_table(report, direction)]
+    if scaling := scaling_table(report):
+        parts += ["**Speed-up with threads**, times the fewest", scaling]
+    notes = [f"- {peer}: took no part ({reason})" for peer, reason in report.absent.items()]
+    notes += [
+        f"- {f['peer']}, {f['case']}, {f['direction']}, {f['threads']} threads: {f['reason']}"
+        for f in report.failed
+    ]
+    return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
+
+
+def write_readme(report: Report, path: Path = README) -> None:
+    """Put the report between the two comments of the README.
+
+    Raises
+    ------
+    ValueError
+        If the comments are not there.
+    """
+    text = path.read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    section = f"{BEGIN}\n\n{as_markdown(report)}\n\n{END}"
+    changed, count = pattern.subn(lambda _: section, text)
+    if count != 1:
+        raise ValueError(f"{path.name}: expected one pair {BEGIN} ... {END}, got {count}")
+    path.write_text(changed, encoding="utf-8")
