@@ -2,10 +2,12 @@
 
 import os
 import sys
+import tempfile
 from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
 
 
 class BuildExt(build_ext):
@@ -26,16 +28,16 @@ class BuildExt(build_ext):
 
     def compiles_with(self, flags):
         """Whether a program with an OpenMP header compiles and links."""
-        os.makedirs(self.build_temp, exist_ok=True)
-        source = os.path.join(self.build_temp, "openmp_probe.c")
-        with open(source, "w") as file:
-            file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-        try:
-            objects = self.compiler.compile([source], output_dir=".", extra_postargs=flags)
-            self.compiler.link_executable(objects, source[:-2], extra_postargs=flags)
-        except Exception as error:
-            print(f"pydeform: building without OpenMP threads ({error})", file=sys.stderr)
-            return False
+        with tempfile.TemporaryDirectory() as folder:
+            source = os.path.join(folder, "openmp_probe.c")
+            with open(source, "w") as file:
+                file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }")
+            try:
+                objects = self.compiler.compile([source], output_dir="/", extra_postargs=flags)
+                self.compiler.link_executable(objects, source[:-2], extra_postargs=flags)
+            except (CompileError, LinkError) as error:
+                print(f"pydeform: building without OpenMP threads ({error})", file=sys.stderr)
+                return False
         return True
 
 

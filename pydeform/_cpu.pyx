@@ -13,6 +13,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import os
+import threading
 
 cdef extern from "_cpu/_simd.h" nogil:
     enum:

@@ -25,6 +25,54 @@ INLINE void FN(put)(char *data, const int storage, int64_t i, real x) {
     ((real *)data)[i] = x;
 }
 
+#if HAS_TRANSPOSE
+/* Columns lie in rows of memory: squares of one register's size turn in registers. */
+INLINE void FN(load_turned)(const real *from, int64_t column, int64_t rows, int64_t columns,
+                            real *to, int64_t to_row) {
+    for (int64_t i = 0; i < rows; i += LANES) {
+        const int down = rows - i < LANES ? (int)(rows - i) : LANES;
+        for (int64_t j = 0; j < columns; j += LANES) {
+            const int across = columns - j < LANES ? (int)(columns - j) : LANES;
+            vreal square[LANES];
+            if (down == LANES && across == LANES) {
+                UNROLL for (int l = 0; l < LANES; l++)
+                    square[l] = FN(load)(from + i + (j + l) * column);
+                FN(transpose)(square);
+                UNROLL for (int l = 0; l < LANES; l++)
+                    FN(store)(to + (i + l) * to_row + j, square[l]);
+                continue;
+            }
+            UNROLL for (int l = 0; l < LANES; l++)
+                square[l] = l < across ? FN(load_part)(from + i + (j + l) * column, down)
+                                       : FN(all)(0);
+            FN(transpose)(square);
+            UNROLL for (int l = 0; l < LANES; l++)
+                if (l < down) FN(store_part)(to + (i + l) * to_row + j, square[l], across);
+        }
+    }
+}
+
+INLINE void FN(store_turned)(const real *from, int64_t from_row, int64_t rows, int64_t columns,
+                             const real *bias, real *to, int64_t column) {
+    for (int64_t j = 0; j < columns; j += LANES) {
+        const int across = columns - j < LANES ? (int)(columns - j) : LANES;
+        const vreal plus = bias ? FN(load_part)(bias + j, across) : FN(all)(0);
+        for (int64_t i = 0; i < rows; i += LANES) {
+            const int down = rows - i < LANES ? (int)(rows - i) : LANES;
+            vreal square[LANES];
+            UNROLL for (int l = 0; l < LANES; l++) {
+                square[l] = l < down ? FN(load_part)(from + (i + l) * from_row + j, across)
+                                     : FN(all)(0);
+                if (bias) square[l] += plus;
+            }
+            FN(transpose)(square);
+            UNROLL for (int l = 0; l < LANES; l++)
+                if (l < across) FN(store_part)(to + (j + l) * column + i, square[l], down);
+        }
+    }
+}
+#endif
+
 enum { FN(BLOCK) = 64 / sizeof(real) }; /* one cache line each way when transposing */
 
 INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t rows,
@@ -36,6 +84,12 @@ INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t row
                 to[i * to_row + j] = FN(fetch)(from->data, storage, i * row + j);
         return;
     }
+#if HAS_TRANSPOSE
+    if (row == 1 && storage == PYD_NATIVE) {
+        FN(load_turned)((const real *)from->data, column, rows, columns, to, to_row);
+        return;
+    }
+#endif
     for (int64_t j0 = 0; j0 < columns; j0 += FN(BLOCK)) {
         const int64_t j1 = j0 + FN(BLOCK) < columns ? j0 + FN(BLOCK) : columns;
         for (int64_t i = 0; i < rows; i++)
@@ -47,6 +101,12 @@ INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t row
 INLINE void FN(store_body)(const int storage, const real *from, int64_t from_row, int64_t rows,
                            int64_t columns, const real *bias, const pyd_matrix *to) {
     const int64_t row = to->row, column = to->column;
+#if HAS_TRANSPOSE
+    if (row == 1 && column != 1 && storage == PYD_NATIVE) {
+        FN(store_turned)(from, from_row, rows, columns, bias, (real *)to->data, column);
+        return;
+    }
+#endif
     for (int64_t j0 = 0; j0 < columns; j0 += FN(BLOCK)) {
         const int64_t j1 = j0 + FN(BLOCK) < columns ? j0 + FN(BLOCK) : columns;
         for (int64_t i = 0; i < rows; i++)

@@ -2,8 +2,10 @@
 
 
 cdef enum:
-    MAX_POSITIONS = 96
+    TILE_BYTES = 768 << 10  # columns and sums of one tile: they stay in the second-level cache
+    MAX_TILE = 384  # positions
     IMAGE_BYTES = 64 << 20  # images and partial sums in flight stay below this
+    KEPT_BYTES = 64 << 20  # of workspace stay with the process between calls
 
 cdef struct Array:  # [batch, channel, position] in some layout; strides in elements
     char* data  # NULL: absent
@@ -16,7 +18,8 @@ cdef struct Job:
     pyd_field field
     int64_t batch, channels, out_channels, groups, offset_groups, taps
     int64_t in_group, out_group, in_offset_group  # channels of one of each
-    int64_t pixels, positions, stride  # stride: a tile rounded up to whole registers
+    int64_t pixels, positions
+    int64_t tile, tiles, stride  # positions of a tile, and those rounded up to whole registers
     int64_t out_size[3]
     int64_t kernel[3]
     int64_t step[3]
@@ -24,6 +27,12 @@ cdef struct Job:
     int64_t dilation[3]
     Array input, offset, mask, out
     double multiplications
+
+
+# Blocks of earlier calls, size -> addresses: fresh memory costs a page fault every 4 KiB.
+_kept = {}
+_kept_bytes = 0
+_kept_lock = threading.Lock()
 
 
 cdef class Memory:
@@ -35,17 +44,31 @@ cdef class Memory:
         self.blocks = []
 
     cdef char* take(self, int64_t size, bint zeroed=False) except NULL:
-        cdef char* block = <char*> malloc(<size_t> size + 64)
+        global _kept_bytes
+        cdef char* block = NULL
+        size = up(size + 64, 4096)
+        with _kept_lock:
+            if _kept.get(size):
+                block = <char*> <uintptr_t> _kept[size].pop()
+                _kept_bytes -= size
+        if block == NULL:
+            block = <char*> malloc(<size_t> size)
         if block == NULL:
             raise MemoryError(f"pydeform: no memory for a workspace of {size} bytes")
-        self.blocks.append(<uintptr_t> block)
+        self.blocks.append((<uintptr_t> block, size))
         block = <char*> ((<uintptr_t> block + 63) & ~<uintptr_t> 63)
         if zeroed:
-            memset(block, 0, <size_t> size)
+            memset(block, 0, <size_t> size - 64)
         return block
 
     def __dealloc__(self):
-        for block in self.blocks:
+        global _kept_bytes
+        for block, size in self.blocks:
+            with _kept_lock:
+                if _kept_bytes + size <= KEPT_BYTES:
+                    _kept.setdefault(size, []).append(block)
+                    _kept_bytes += size
+                    continue
             free(<void*> <uintptr_t> block)
 
 
@@ -146,7 +169,6 @@ cdef Job make_job(geometry, input, offset, mask) except *:
                     geometry.out_size[a] * geometry.stride[a]
                     + geometry.kernel[a] * geometry.dilation[a])
     job.field.wide = max(reach, geometry.channels * int(job.pixels)) >= 1 << 29
-    job.stride = up(least(MAX_POSITIONS, job.positions), 16)
     job.input = take(input, job.channels, job.pixels, last)
     cdef int64_t samples = job.offset_groups * job.taps
     job.offset = take(offset, samples * job.rank, job.positions, last)
@@ -154,6 +176,16 @@ cdef Job make_job(geometry, input, offset, mask) except *:
     job.multiplications = (<double> job.batch * job.positions * job.out_channels
                            * job.in_group * job.taps)
     return job
+
+
+cdef void set_tile(Job* job, int64_t reals) noexcept:
+    """As many positions as fit with so many reals each; even shares, whole rows of the product."""
+    cdef int64_t tile = TILE_BYTES // most(1, reals * job.itemsize) // 96 * 96
+    tile = least(MAX_TILE, most(96, tile))
+    job.tiles = most(1, (job.positions + tile - 1) // tile)
+    job.tile = up((job.positions + job.tiles - 1) // job.tiles, 12)
+    job.tiles = most(1, (job.positions + job.tile - 1) // job.tile)
+    job.stride = up(job.tile, 16)
 
 
 cdef inline void set_steps(Job* job, int64_t pixel) noexcept:

@@ -76,6 +76,7 @@ const pyd_kernels JOIN(ISA, SUFFIX) = {
 #undef LONG_TO_REAL
 #undef REAL_TO_LONG
 #undef PANEL
+#undef HAS_TRANSPOSE
 #undef REAL
 #undef MASK_INT
 #undef SUFFIX

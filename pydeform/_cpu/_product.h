@@ -11,7 +11,7 @@
 #define PANEL 2 /* 16 registers in all */
 #define ROWS_OF(width) ((width) == 2 ? 6 : 10)
 #endif
-#define DEPTH_BLOCK 128 /* of a panel that stays in the first-level cache while all rows pass */
+#define DEPTH_BLOCK 256 /* of a panel that stays in the nearest caches while all rows pass */
 
 INLINE void FN(tile)(const int rows, const int width, int64_t depth, const real *a, int64_t a_row,
                      int64_t a_depth, const real *b, int64_t b_depth, real *out, int64_t out_row,

@@ -99,6 +99,34 @@ INLINE vint FN(first_lanes)(int64_t n) {
     return NOTEQUAL(FN(load)(part), FN(all)(0));
 }
 
+/* Rows to columns in registers, where two of them can be mixed freely. */
+#if defined(__AVX512F__) && REGISTER == 64
+#define HAS_TRANSPOSE 1
+#if IS_DOUBLE
+#define MIX(a, i, b) ((vreal)_mm512_permutex2var_pd((__m512d)(a), (__m512i)(i), (__m512d)(b)))
+#else
+#define MIX(a, i, b) ((vreal)_mm512_permutex2var_ps((__m512)(a), (__m512i)(i), (__m512)(b)))
+#endif
+INLINE void FN(transpose)(vreal row[LANES]) {
+    UNROLL for (int half = 1; half < LANES; half *= 2) { /* swap off-diagonal blocks */
+        vint low, high; /* lane l of a pair: of the first register, or LANES + l of the second */
+        UNROLL for (int l = 0; l < LANES; l++) {
+            low[l] = l & half ? LANES + (l ^ half) : l;
+            high[l] = l & half ? LANES + l : l ^ half;
+        }
+        UNROLL for (int i = 0; i < LANES; i++) {
+            if (i & half) continue;
+            const vreal a = row[i], b = row[i + half];
+            row[i] = MIX(a, low, b);
+            row[i + half] = MIX(a, high, b);
+        }
+    }
+}
+#undef MIX
+#else
+#define HAS_TRANSPOSE 0
+#endif
+
 /* The first n < LANES numbers of a register; the others are 0 and their memory is not touched. */
 #if defined(__AVX512F__) && REGISTER == 64
 #if IS_DOUBLE

@@ -11,44 +11,51 @@ cdef struct Weights:  # packed: [set][tap][group][panel][input channel][panel wi
     int64_t taps  # that one product takes at once: they follow each other within a panel
 
 
+cdef enum:
+    PACKED_ROWS = 64  # of one panel in passing, on the stack
+
+
 cdef void pack_panel(const Job* job, const Weights* w, const Array* weight,
                      int64_t task) noexcept nogil:
-    """One panel of one group, all taps of one product, of one sample."""
+    """One panel of one group of one sample. Its outputs turn into columns a square at a time."""
     cdef int64_t panel = task % w.panels, rest = task // w.panels
-    cdef int64_t group = rest % job.groups, unit, first, taps, tap, one, out, width = job.k.panel
-    cdef int64_t units = (job.taps + w.taps - 1) // w.taps
+    cdef int64_t group = rest % job.groups, one = rest // job.groups, width = job.k.panel
+    cdef int64_t out = group * job.out_group + panel * width
+    cdef int64_t used = least(width, job.out_group - panel * width)
+    cdef int64_t row = 0, rows = job.in_group * job.taps, r, tap, unit, taps, to
+    cdef double[PACKED_ROWS * 64] turned  # [row: (channel, tap)][panel width]
     cdef pyd_matrix m
-    cdef char* to
-    rest = rest // job.groups
-    unit = rest % units
-    one = rest // units
-    first = unit * w.taps
-    taps = least(w.taps, job.taps - first)
-    out = group * job.out_group + panel * width
-    to = at(w.data, one * w.one + first * w.tap
-            + (group * w.panels + panel) * taps * job.in_group * width, job.itemsize)
     m.storage = weight.storage
-    m.row = job.taps
-    m.column = job.in_group * job.taps
-    for tap in range(taps):
-        m.data = weight.data + (one * weight.batch + out * m.column + first + tap) * weight.itemsize
-        job.k.load(&m, job.in_group, least(width, job.out_group - panel * width),
-                   at(to, tap * job.in_group * width, job.itemsize), width)
+    m.row = 1
+    m.column = rows
+    while row < rows:
+        m.data = weight.data + (one * weight.batch + out * rows + row) * weight.itemsize
+        job.k.load(&m, least(PACKED_ROWS, rows - row), used, turned, width)
+        for r in range(row, least(rows, row + PACKED_ROWS)):
+            tap = r % job.taps
+            unit = tap // w.taps * w.taps  # the first tap of its product
+            taps = least(w.taps, job.taps - unit)
+            to = one * w.one + unit * w.tap + (group * w.panels + panel) * taps * job.in_group \
+                * width + ((tap - unit) * job.in_group + r // job.taps) * width
+            memcpy(at(w.data, to, job.itemsize), at(turned, (r - row) * width, job.itemsize),
+                   used * job.itemsize)
+        row += PACKED_ROWS
 
 
 cdef Weights pack_weights(const Job* job, array, int64_t taps, int threads, Memory memory) except *:
     """Weights in the order in which the product reads them; `taps` of them at once."""
     cdef Weights w
     cdef Array weight = take(array, job.out_channels * job.in_group, job.taps, False)
-    cdef int64_t sets = job.batch if array.ndim == job.rank + 3 else 1
-    cdef int64_t tasks, task
+    cdef bint per_sample = array.ndim == job.rank + 3
+    cdef int64_t sets = job.batch if per_sample else 1, task
     w.taps = taps
     w.panels = up(job.out_group, job.k.panel) // job.k.panel
     w.tap = job.groups * w.panels * job.in_group * job.k.panel
-    w.one = job.taps * w.tap if array.ndim == job.rank + 3 else 0
-    w.data = memory.take((sets * job.taps * w.tap + 64) * job.itemsize, True)
-    tasks = sets * ((job.taps + taps - 1) // taps) * job.groups * w.panels
-    for task in prange(tasks, nogil=True, num_threads=threads, schedule="static"):
+    w.one = job.taps * w.tap if per_sample else 0
+    w.data = memory.take((sets * job.taps * w.tap + 64) * job.itemsize,
+                         job.out_group % job.k.panel != 0)  # only a part panel has padding
+    for task in prange(sets * job.groups * w.panels, nogil=True, num_threads=threads,
+                       schedule="static"):
         pack_panel(job, &w, &weight, task)
     return w
 
@@ -95,7 +102,7 @@ cdef const void* load_vector(const Job* job, array, Memory memory) except? NULL:
 
 cdef void forward_tile(const Job* job, const Images* images, const Weights* w, const void* bias,
                        Worker* worker, int64_t image, int64_t first) noexcept nogil:
-    cdef int64_t count = least(MAX_POSITIONS, job.positions - first)
+    cdef int64_t count = least(job.tile, job.positions - first)
     cdef int64_t tap, group, taps, unit, row = w.taps * job.channels, channel
     cdef const void* mask
     cdef const void* x = image_at(job, images, image)
@@ -129,18 +136,19 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     cdef Memory memory = Memory()
     cdef Images images
     cdef Weights w
-    cdef int64_t room, start, held, tiles, task
+    cdef int64_t room, start, held, tiles, task, out_row
     cdef int threads
     if job.batch == 0:
         return
     job.out = take(out, job.out_channels, job.positions, job.channels_last)
     set_steps(&job, job.channels)
-    tiles = (job.positions + MAX_POSITIONS - 1) // MAX_POSITIONS
+    out_row = job.groups * up(job.out_group, job.k.lanes)
+    set_tile(&job, taps_at_once(&job) * job.channels + out_row)
+    tiles = job.tiles
     threads = threads_for(job.multiplications, tiles * job.batch)
     w = pack_weights(&job, weight, taps_at_once(&job), threads, memory)
     cdef const void* b = load_vector(&job, bias, memory)
-    cdef Worker* workers = hire(&job, threads, w.taps * job.channels,
-                                job.groups * up(job.out_group, job.k.lanes), 0, memory)
+    cdef Worker* workers = hire(&job, threads, w.taps * job.channels, out_row, 0, memory)
     room = open_images(&job, &job.input, &images, memory)
     start = 0
     while start < job.batch:
@@ -148,7 +156,7 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
         bring_images(&job, &job.input, &images, start, held, threads)
         for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
             forward_tile(&job, &images, &w, b, &workers[threadid()], start + task // tiles,
-                         task % tiles * MAX_POSITIONS)
+                         task % tiles * job.tile)
         start += held
 
 
@@ -234,7 +242,7 @@ cdef void jvp_tile(const Job* job, const Images* images, const Weights* w, const
                    const void* bias, const void* beta, const Tangents* tangents,
                    const Array* out_tangent, Worker* worker, int64_t image,
                    int64_t first) noexcept nogil:
-    cdef int64_t count = least(MAX_POSITIONS, job.positions - first)
+    cdef int64_t count = least(job.tile, job.positions - first)
     cdef int64_t tap, group, channel, row = job.channels
     cdef int64_t out_row = job.groups * up(job.out_group, job.k.lanes)
     cdef const void* mask
@@ -277,14 +285,16 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     cdef Weights w, packed_omega
     cdef Tangents given
     cdef Array u_array, out_array
-    cdef int64_t room, start, held, tiles, task
+    cdef int64_t room, start, held, tiles, task, out_row
     cdef int threads
     if job.batch == 0:
         return
     job.out = take(out, job.out_channels, job.positions, job.channels_last)
     out_array = take(out_tangent, job.out_channels, job.positions, job.channels_last)
     set_steps(&job, job.channels)
-    tiles = (job.positions + MAX_POSITIONS - 1) // MAX_POSITIONS
+    out_row = 2 * job.groups * up(job.out_group, job.k.lanes)
+    set_tile(&job, 2 * job.channels + out_row)
+    tiles = job.tiles
     threads = threads_for(2 * job.multiplications, tiles * job.batch)
     w = pack_weights(&job, weight, 1, threads, memory)
     memset(&packed_omega, 0, sizeof(packed_omega))
@@ -297,9 +307,8 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     given.mask = take(mu, job.offset_groups * job.taps, job.positions, job.channels_last)
     u_array = take(u, job.channels, job.pixels, job.channels_last)
     given.images = NULL if u is None else &u_images
-    cdef Worker* workers = hire(&job, threads, 2 * job.channels,
-                                2 * job.groups * up(job.out_group, job.k.lanes),
-                                tangent_reals(&job), memory)
+    cdef Worker* workers = hire(&job, threads, 2 * job.channels, out_row, tangent_reals(&job),
+                                memory)
     room = open_images(&job, &job.input, &images, memory)
     if u is not None:
         room = least(room, open_images(&job, &u_array, &u_images, memory))
@@ -311,5 +320,5 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
             bring_images(&job, &u_array, &u_images, start, held, threads)
         for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
             jvp_tile(&job, &images, &w, &packed_omega, b, b_tangent, &given, &out_array,
-                     &workers[threadid()], start + task // tiles, task % tiles * MAX_POSITIONS)
+                     &workers[threadid()], start + task // tiles, task % tiles * job.tile)
         start += held

@@ -112,21 +112,23 @@ cdef void pack_block(const Back* back, const Array* weight, char* packed, int64_
     """packed[tap][group][panel][o][panel width]: what carries grad_output back to columns."""
     cdef const Job* job = &back.job
     cdef const Block* block = &back.block[block_index]
-    cdef int64_t width = job.k.panel, inside = in_each(block), tap, g, panel, o
+    cdef int64_t width = job.k.panel, inside = in_each(block), g, panel, o
     cdef int64_t panels = (inside + width - 1) // width
     cdef int64_t row = job.in_group * job.taps, start = block.channel % job.in_group
+    cdef int64_t one = panels * width * job.out_group  # of one tap and group
     cdef pyd_matrix m
     m.storage = weight.storage
-    m.row = row
+    m.row = 1
     m.column = job.taps
-    for tap in range(job.taps):
-        for g in range(block.groups):
-            o = (block.group + g) * job.out_group
-            for panel in range(panels):
+    for g in range(block.groups):
+        for panel in range(panels):
+            for o in range(job.out_group):  # [channel][tap] turns into [tap][channel]
                 m.data = weight.data + weight.itemsize * (
-                    sample * weight.batch + o * row + (start + panel * width) * job.taps + tap)
-                job.k.load(&m, job.out_group, least(width, inside - panel * width), packed, width)
-                packed += job.out_group * width * job.itemsize
+                    sample * weight.batch + ((block.group + g) * job.out_group + o) * row
+                    + (start + panel * width) * job.taps)
+                job.k.load(&m, job.taps, least(width, inside - panel * width),
+                           at(packed, g * one + (panel * job.out_group + o) * width,
+                              job.itemsize), block.groups * one)
 
 
 cdef void carry_back(const Back* back, const Block* block, const char* packed, int64_t tap,
@@ -159,20 +161,20 @@ cdef void store_grad_weight(const Back* back, const Array* to, int64_t chunk, in
                             int64_t sample) noexcept nogil:
     cdef const Job* job = &back.job
     cdef const Block* block = &back.block[block_index]
-    cdef int64_t inside = in_each(block), row = up(inside, job.k.lanes), tap, g, o
+    cdef int64_t inside = in_each(block), row = up(inside, job.k.lanes), g, o
     cdef int64_t whole = job.in_group * job.taps, start = block.channel % job.in_group
     cdef char* grad = grad_weight_of(back, chunk, block_index)
     cdef pyd_matrix m
     m.storage = to.storage
-    m.row = whole
+    m.row = 1
     m.column = job.taps
-    for tap in range(job.taps):
-        for g in range(block.groups):
-            o = (block.group + g) * job.out_group
-            m.data = to.data + to.itemsize * (sample * to.batch + o * whole + start * job.taps
-                                              + tap)
-            job.k.store(at(grad, (tap * block.groups + g) * job.out_group * row, job.itemsize),
-                        row, job.out_group, inside, NULL, &m)
+    for g in range(block.groups):
+        for o in range(job.out_group):  # [tap][channel] turns into [channel][tap]
+            m.data = to.data + to.itemsize * (
+                sample * to.batch + ((block.group + g) * job.out_group + o) * whole
+                + start * job.taps)
+            job.k.store(at(grad, (g * job.out_group + o) * row, job.itemsize),
+                        block.groups * job.out_group * row, job.taps, inside, NULL, &m)
 
 
 cdef inline char* grad_weight_of(const Back* back, int64_t chunk, int64_t block) noexcept nogil:
@@ -210,7 +212,7 @@ cdef void add_rows(const Back* back, const Share* shares, int64_t count_shares, 
                    int64_t image, int64_t tap, int64_t first, Worker* w) noexcept nogil:
     """Add a tile of one tap's partial sums over the blocks of an offset group; write them."""
     cdef const Job* job = &back.job
-    cdef int64_t count = least(MAX_POSITIONS, job.positions - first), row, s
+    cdef int64_t count = least(job.tile, job.positions - first), row, s
     cdef int64_t sample = shares.group * job.taps + tap
     cdef int part
     cdef char* source
@@ -249,7 +251,7 @@ cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) 
         end += 1
     while first < job.positions:
         add_rows(back, &back.share[begin], end - begin, chunk, image, tap, first, w)
-        first += MAX_POSITIONS
+        first += job.tile
 
 
 # What one thread works on. It lies in Worker.extra, behind the tangents.
@@ -418,7 +420,7 @@ cdef void back_tile(const Back* back, const Block* block, Worker* w, Desk* desk,
                     const char* u, char* grad, const char* packed, const char* packed_omega,
                     char* grad_weight, int64_t chunk, int64_t image, int64_t first) noexcept nogil:
     cdef const Job* job = &back.job
-    cdef int64_t count = least(MAX_POSITIONS, job.positions - first), tap, s
+    cdef int64_t count = least(job.tile, job.positions - first), tap, s
     cdef int64_t rows = block.groups * job.out_group
     cdef bint carried = (back.input.data != NULL or back.offset.data != NULL
                          or back.mask.data != NULL)
@@ -483,7 +485,7 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
     while first < job.positions:
         back_tile(back, block, w, &desk, x, u, grad, packed, packed_omega, grad_weight, chunk,
                   image, first)
-        first += MAX_POSITIONS
+        first += job.tile
     if back.input.data != NULL and not back.direct:
         job.k.store(grad, back.pixel, job.pixels, block.channels, NULL, &m)
     if back.per_sample and back.want_weight:
@@ -517,6 +519,7 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     back.want_weight = grad_weight is not None
     back.direct = (job.channels_last and job.input.storage == PYD_NATIVE)
     plan_blocks(back, memory)
+    set_tile(job, 2 * back.row + back.rows)
     set_steps(job, job.channels if back.direct else back.pixel)
     back.chunks = most(1, least(job.batch, CHUNKS // back.blocks))
     back.length = (job.batch + back.chunks - 1) // back.chunks
