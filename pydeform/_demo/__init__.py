@@ -1,0 +1,1 @@
+"""What ``python -m pydeform`` shows: a lens corrected by one deformable convolution, verified."""
