@@ -16,14 +16,14 @@ DIRECTIONS = ("forward", "forward+backward")
 
 
 class Arrays(NamedTuple):
-    """The arguments of one call, float32, and a cotangent of its output."""
+    """The arguments of one call, float32; with a cotangent of its output for gradients."""
 
     input: Array
     offset: Array
     weight: Array
     bias: Array
     mask: Array | None
-    grad_output: Array
+    grad_output: Array | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Case:
         gradients = self.argument_bytes("forward")
         return output if direction == "forward" else output + gradients
 
-    def arrays(self, seed: int = 0) -> Arrays:
+    def arrays(self, direction: str = DIRECTIONS[1], seed: int = 0) -> Arrays:
         """Draw the arrays: the same for the same seed, and without memory beyond their own."""
         rng = np.random.default_rng(seed)
 
@@ -118,7 +118,7 @@ class Case:
             weight=normal("weight", (self.channels // self.groups * self.taps) ** -0.5),
             bias=normal("bias", 1.0),
             mask=rng.random(self.shapes["mask"], dtype=np.float32) if self.mask else None,
-            grad_output=normal("grad_output", 1.0),
+            grad_output=None if direction == "forward" else normal("grad_output", 1.0),
         )
 
     def describe(self) -> str:

@@ -45,7 +45,7 @@ class Server:
         """Set up one case, check its results and see how long a call takes."""
         self.release()
         problem = Case.from_json(case)
-        arrays = problem.arrays()
+        arrays = problem.arrays(direction)
         prepared = self.peer.prepare(problem, arrays, direction)
         results = prepared.results(prepared.run())
         wrong = self.peer.wrong(problem, arrays, direction, results)
@@ -75,9 +75,11 @@ class Server:
         """
         problem = Case.from_json(case)
         small = tiny(problem)
-        self.peer.prepare(small, small.arrays(), direction).run()  # allocates what stays for good
+        self.peer.prepare(
+            small, small.arrays(direction), direction
+        ).run()  # allocates what stays for good
         before = resident()
-        arrays = problem.arrays()
+        arrays = problem.arrays(direction)
         prepared = self.peer.prepare(problem, arrays, direction)
         baseline = resident()
         forget_peak()

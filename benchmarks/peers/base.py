@@ -91,7 +91,7 @@ class Peer(ABC):
 
     @abstractmethod
     def prepare(self, case: Case, arrays: Arrays, direction: str) -> Prepared:
-        """Convert the arguments and build whatever is built once; keep no reference to either."""
+        """Convert the arguments, build what is built once, and keep no more than a call needs."""
 
     def wrong(self, case: Case, arrays: Arrays, direction: str, results: Results) -> str:
         """Say what is wrong with its results; empty where they can be trusted."""

@@ -47,15 +47,17 @@ class Sgemm(Peer):
         groups, depth, positions = columns.shape
         weight = arrays.weight.reshape(groups, -1, depth)
         shape = (groups, weight.shape[1], positions)
-        cotangent = np.ascontiguousarray(np.moveaxis(arrays.grad_output, 1, 0)).reshape(shape)
         out = np.zeros(shape, np.float32)
-        grad_columns, grad_weight = np.zeros_like(columns), np.zeros_like(weight)
+        backward = arrays.grad_output is not None
+        if arrays.grad_output is not None:
+            cotangent = np.ascontiguousarray(np.moveaxis(arrays.grad_output, 1, 0)).reshape(shape)
+            grad_columns, grad_weight = np.zeros_like(columns), np.zeros_like(weight)
 
         def run() -> Any:
             # BLAS counts in columns: a row-major matrix is handed over as its transpose.
             for g in range(groups):
                 sgemm(1.0, columns[g].T, weight[g].T, c=out[g].T, overwrite_c=1)
-                if direction == "forward":
+                if not backward:
                     continue
                 grad = cotangent[g].T
                 sgemm(1.0, grad, weight[g].T, trans_b=1, c=grad_columns[g].T, overwrite_c=1)

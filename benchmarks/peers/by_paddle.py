@@ -28,7 +28,7 @@ class Paddle(Peer):
 
         given = {k: a for k, a in arrays._asdict().items() if a is not None}
         tensors = {k: paddle.to_tensor(a) for k, a in given.items()}
-        cotangent = tensors.pop("grad_output")
+        cotangent = tensors.pop("grad_output", None)
 
         def forward() -> Any:
             return paddle.vision.ops.deform_conv2d(

@@ -51,7 +51,11 @@ class OnnxRuntime(Peer):
                 helper.make_tensor_value_info(k, TensorProto.FLOAT, a.shape)
                 for k, a in inputs.items()
             ],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, arrays.grad_output.shape)],
+            [
+                helper.make_tensor_value_info(
+                    "output", TensorProto.FLOAT, case.shapes["grad_output"]
+                )
+            ],
             [
                 numpy_helper.from_array(arrays.weight, "weight"),
                 numpy_helper.from_array(arrays.bias, "bias"),
@@ -77,7 +81,7 @@ class OnnxRuntime(Peer):
         binding = session.io_binding()
         inputs = inputs_of(arrays)
         values = {k: onnxruntime.OrtValue.ortvalue_from_numpy(a) for k, a in inputs.items()}
-        out = np.zeros_like(arrays.grad_output)
+        out = np.zeros(case.shapes["grad_output"], np.float32)
         result = onnxruntime.OrtValue.ortvalue_from_numpy(out)
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)

@@ -1,0 +1,1 @@
+"""Guards that run on request: see benchmarks/README.md."""
