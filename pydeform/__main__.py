@@ -11,6 +11,8 @@ from pathlib import Path
 import pydeform
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+# In pixels; the longest picture takes some 4 GB.
+SMALLEST, LARGEST = 64, 2048
 
 _ABOUT = """\
 Correct a lens distortion by one deformable convolution, compare the result with SciPy, check every
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.picture == "info":
         print(pydeform.info())
         return 0
+    if not SMALLEST <= options.size <= LARGEST:
+        parser.error(f"--size: expected {SMALLEST} to {LARGEST} pixels, got {options.size}")
     source = None if options.picture is None else Path(options.picture)
     if options.output.suffix.lower() != ".png":
         parser.error(f"--output: expected a name that ends in .png, got {options.output}")

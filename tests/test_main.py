@@ -199,9 +199,9 @@ def test_unreadable_picture(quick, capsys):
     assert "folder: not a readable picture" in refused(capsys, "folder")
 
 
-@pytest.mark.parametrize("size", ["640", "50", "0", "-3"])
+@pytest.mark.parametrize("size", ["640", "100"])
 def test_small_picture(quick, capsys, size):
-    photo(40, 96).save(quick / "small.png")
+    photo(56, 200).save(quick / "small.png")
     assert "expected at least 64" in refused(capsys, "small.png", "--size", size)
 
 
@@ -212,6 +212,8 @@ def test_bad_options(quick, capsys):
     assert "is the picture itself" in refused(capsys, "here.png", "--output", "./here.png")
     assert "fold the picture" in refused(capsys, "--lens", "-0.5", "0", "0")
     assert "fall-off" in refused(capsys, "--lens", "0", "0", "1")
+    assert "--size: expected 64 to 2048 pixels, got 0" in refused(capsys, "--size", "0")
+    assert "--size: " in refused(capsys, "--size", "2049")
     assert "finite" in refused(capsys, "--lens", "nan", "0", "0")
     (quick / "taken.png").mkdir()
     assert "taken.png" in refused(capsys, *WORK, "--output", "taken.png")
@@ -229,6 +231,11 @@ def test_a_given_picture_needs_no_example(monkeypatch, quick, undrawn):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     photo(72, 72).save(quick / "own.png")
     assert main(["own.png"]) == 0
+
+
+def test_nothing_was_compiled(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pydeform._cpu", None)
+    assert "pydeform._cpu is not built" in refused(capsys, *WORK)
 
 
 def test_interrupted(monkeypatch, capsys):

@@ -25,6 +25,9 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
 
+#: The most light that a lens may lose: a mask that returned more would need too many bits for
+#: differences that are exact.
+DARKEST = 0.9
 # Radii for which the model is inverted; a picture ends at 1.
 _FARTHEST = 3.0
 # Sharpen by half the detail, then a little contrast: short binary fractions, so that checks can be
@@ -48,8 +51,8 @@ class Lens:
         """Refuse what cannot be corrected."""
         if not np.all(np.isfinite((self.k1, self.k2, self.falloff))):
             raise ValueError("expected finite numbers")
-        if not 0 <= self.falloff < 1:
-            raise ValueError(f"expected a fall-off in [0, 1), got {self.falloff:g}")
+        if not 0 <= self.falloff <= DARKEST:
+            raise ValueError(f"expected a fall-off from 0 to {DARKEST}, got {self.falloff:g}")
         if np.any(np.diff(self._bent(np.linspace(0, 1, 1025))) <= 0):
             raise ValueError(
                 f"k1 = {self.k1:g} and k2 = {self.k2:g} fold the picture: expected "
