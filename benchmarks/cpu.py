@@ -36,7 +36,9 @@ def counts(text: str) -> list[int]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu", description=__doc__, allow_abbrev=False
+    )
     add = made.add_argument
     add("--cases", type=words, help="names of cases or sets with commas (default: default)")
     add("--threads", type=counts, default=[1, 2], help="numbers of threads (default: 1,2)")
@@ -64,6 +66,18 @@ def chosen_cases(options: argparse.Namespace) -> tuple[Case, ...]:
     names = options.cases or (["quick"] if options.quick else ["default"])
     names = names + ["unlisted"] * options.unlisted + ["huge"] * options.large
     return select(names)
+
+
+def published(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without ``--output``: whose folders there are belongs in no report."""
+    words_left = iter(arguments)
+    kept: list[str] = []
+    for word in words_left:
+        if word == "--output":
+            next(words_left, None)
+        elif not word.startswith("--output="):
+            kept.append(word)
+    return kept
 
 
 def tell(say: Say, text: str, before: int, everything: int, part: float) -> None:
@@ -110,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             choose(options.peers, compiled=options.compile)
         except ValueError as error:
             made.error(str(error))
-        report = Report(facts("benchmarks.cpu", given))
+        report = Report(facts("benchmarks.cpu", published(given)))
         with progress() as say:
             run(options, report, cases, say)
         path = options.output / f"cpu-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"

@@ -15,6 +15,16 @@ from benchmarks.timing import YARDSTICK
 COLOURS = dict(zip(PEERS, [f"C{n}" for n in (3, 7, 9, 0, 1, 2, 4, 5, 6, 8)], strict=True))
 
 
+def plain_log(ax: Any) -> None:
+    """Make the vertical axis logarithmic, with numbers such as 0.5 and 20 at it."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def ratios(report: Report) -> Any:
     """Draw the ratio to the dense convolution: a group of bars for each case."""
     from matplotlib.figure import Figure
@@ -33,7 +43,7 @@ def ratios(report: Report) -> Any:
             heights = [ratio for _, ratio in bars]
             ax.bar(places, heights, width, label=peer, color=COLOURS[peer])
         ax.axhline(1, color="black", linewidth=0.8)
-        ax.set_yscale("log")
+        plain_log(ax)
         ax.set_xticks(range(len(names)), names)
         ax.set_ylabel("times the dense convolution")
         ax.set_title(f"{direction}, {threads} thread{'s' * (threads > 1)}", loc="left")
@@ -47,6 +57,7 @@ def sweep(report: Report, name: str, label: str) -> Any:
     from matplotlib.figure import Figure
 
     points = [p for p in report.sweeps if p["sweep"] == name]
+    marks = sorted({p["x"] for p in points})
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(2, len(DIRECTIONS), squeeze=False, sharex=True)
     kinds = (("seconds", 1e3, "ms"), ("bytes", 2**-20, "MiB above the arguments"))
@@ -62,7 +73,8 @@ def sweep(report: Report, name: str, label: str) -> Any:
                     xs, ys = zip(*line, strict=True)
                     ax.plot(xs, ys, "o-", label=peer, color=COLOURS[peer])
             ax.set_xscale("log", base=2)
-            ax.set_yscale("log")
+            ax.set_xticks(marks, list(map(str, marks)))
+            plain_log(ax)
             ax.set_ylabel(words)
             ax.set_xlabel(label)
             ax.set_title(direction, loc="left")
@@ -78,7 +90,7 @@ def scaling(report: Report) -> Any:
     columns = 4
     rows = -(-len(report.cases) // columns)
     figure = Figure(figsize=(12, 2.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     fewest = report.threads[0]
     for ax, case in zip(axes, report.cases, strict=False):
         ax.plot(report.threads, [t / fewest for t in report.threads], color="0.8", label="ideal")
@@ -91,7 +103,7 @@ def scaling(report: Report) -> Any:
                 ax.plot(ts, ys, style, marker="o", color=COLOURS[peer], label=label)
         ax.set_title(case.name, loc="left")
         ax.set_xticks(report.threads)
-    for ax in list(axes)[len(report.cases) :]:
+    for ax in axes[len(report.cases) :]:
         ax.set_axis_off()
     figure.supxlabel("threads")
     figure.supylabel(f"times faster than {fewest}")

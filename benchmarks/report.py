@@ -99,16 +99,25 @@ class Report:
         return [name for name in PEERS if name in seen]
 
 
-def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as an aligned Markdown table; the first one is the head."""
+def grid(rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Return rows as an aligned Markdown table.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of str
+        The first one is the head.
+    words : int
+        How many columns at the left hold words; the others hold numbers.
+    """
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: Iterable[str]) -> str:
-        first, *others = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+        sides = [str.ljust] * words + [str.rjust] * (len(widths) - words)
+        cells = (side(text, width) for side, text, width in zip(sides, row, widths, strict=True))
         return f"| {' | '.join(cells)} |"
 
-    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    ends = ["-"] * words + [":"] * (len(widths) - words)
+    rule = "|".join("-" * (width + 1) + end for width, end in zip(widths, ends, strict=True))
     return "\n".join([line(rows[0]), f"|{rule}|", *map(line, rows[1:])])
 
 
@@ -166,7 +175,7 @@ def scaling_table(report: Report) -> str:
                 ]
                 if many:
                     rows.append([case.name, direction, str(threads), *cells])
-    return grid(rows)
+    return grid(rows, words=2)
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:
@@ -189,7 +198,8 @@ def facts_text(facts: Mapping[str, Any]) -> str:
 def as_markdown(report: Report) -> str:
     """Return the whole report as text: for the terminal and for the README."""
     parts = [facts_text(report.facts)]
-    parts.append(grid([["case", "what it is"], *([c.name, c.describe()] for c in report.cases)]))
+    cases = [[c.name, c.describe()] for c in report.cases]
+    parts.append(grid([["case", "what it is"], *cases], words=2))
     for direction in DIRECTIONS:
         if report.peers(direction):
             title = f"**{direction.capitalize()}**, times the dense convolution (median of ratios)"

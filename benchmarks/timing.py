@@ -13,7 +13,7 @@ from benchmarks.workers import Worker, WorkerError
 
 #: What every time is divided by, round by round.
 YARDSTICK = "dense"
-#: However slow a contestant is, it takes part in so many rounds.
+#: A slow contestant takes part in so many rounds; in one, if a single call breaks its budget.
 FEWEST = 3
 
 
@@ -106,26 +106,31 @@ def hold(
     rounds : int
         How often each of them is timed.
     budget : float
-        Seconds after which one drops out, though not before three rounds.
+        Seconds after which one drops out, though not before three rounds; but after the first
+        where a single call takes longer.
     step : callable, optional
         Told after each round which part of the contest is done.
     """
     contest = Contest()
     threads = next((w.threads for w in workers.values()), 0)
     problem = {"case": case.to_json(), "direction": direction}
-    runners: list[str] = []
+    runners: dict[str, float] = {}  # with the seconds of a call
     for name in workers:
         if reason := PEERS[name].refuses(case, direction):
             contest.refused[name] = reason
-        elif ask(workers, contest, name, "prepare", **problem):
-            runners.append(name)
+        elif seconds := ask(workers, contest, name, "prepare", **problem):
+            runners[name] = seconds
     times: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(rounds):
         active = [
             name
             for name in runners
             if name not in contest.failed
-            and (name == YARDSTICK or number < FEWEST or sum(times[name]) < budget)
+            and (
+                name == YARDSTICK
+                or sum(times[name]) < budget
+                or number < (FEWEST if runners[name] < budget else 1)
+            )
         ]
         start = number % max(1, len(active))
         for name in active[start:] + active[:start]:

@@ -53,7 +53,7 @@ class Server:
         if wrong:
             return {"disagrees": wrong}
         self.prepared = prepared
-        self.seconds = clock(prepared.run, 1)
+        self.seconds = clock(prepared.run, 1)  # the first call may have loaded and built
         return {"seconds": self.seconds}
 
     def time(self) -> dict[str, Any]:
@@ -148,7 +148,8 @@ def serve(name: str, threads: int, commands: TextIO, answers: TextIO) -> None:
         try:
             said, fine = function(), True
         except Exception as error:  # noqa: BLE001  (a peer may raise anything)
-            said, fine = {"error": f"{type(error).__name__}: {str(error).splitlines()[:1]}"}, False
+            first = next(iter(str(error).splitlines()), "")
+            said, fine = {"error": f"{type(error).__name__}: {first}"}, False
         answers.write(json.dumps(said) + "\n")
         answers.flush()
         return fine

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import report as reports
 from benchmarks.cases import DIRECTIONS, SETS, Case, case, select
+from benchmarks.cpu import published
 from benchmarks.peers import PEERS, choose
 from benchmarks.peers.blas import Sgemm
 from benchmarks.peers.check import disagreement, expected, own_disagreement
@@ -136,3 +137,8 @@ def test_report_keeps_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reports, "BEGIN", "not there")
     with pytest.raises(ValueError, match="expected one pair"):
         reports.write_readme(made, readme)
+
+
+def test_no_folder_is_published() -> None:
+    given = ["--quick", "--output", "folder", "--cases", "A", "--output=other"]
+    assert published(given) == ["--quick", "--cases", "A"]
