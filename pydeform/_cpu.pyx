@@ -28,7 +28,7 @@ cdef extern from "_cpu/_simd.h" nogil:
 
     ctypedef struct pyd_plan:
         int64_t stride
-        int differs
+        int differs, adjacent
         void* value
         void* slope
         void* weight
@@ -58,6 +58,10 @@ cdef extern from "_cpu/_simd.h" nogil:
                         int64_t, int64_t, int64_t, void*, void*) noexcept nogil
         void (*sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,
                       int64_t, int64_t, const void*, void*, void*, int64_t, void*, void*) noexcept nogil
+        void (*gather_blend)(int, const pyd_plan*, const void*, const void*, int64_t, int64_t,
+                             int64_t, void*, int64_t) noexcept nogil
+        void (*gather_sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,
+                             int64_t, int64_t, int64_t, void*, void*, void*) noexcept nogil
         void (*product)(int64_t, int64_t, int64_t, const void*, int64_t, int64_t, const void*,
                         int64_t, int64_t, void*, int64_t, int) noexcept nogil
         void (*load)(const pyd_matrix*, int64_t, int64_t, void*, int64_t) noexcept nogil
@@ -65,11 +69,13 @@ cdef extern from "_cpu/_simd.h" nogil:
                       const pyd_matrix*) noexcept nogil
         void (*row_sums)(const pyd_matrix*, int64_t, int64_t, void*) noexcept nogil
         void (*add)(const void*, const void*, int64_t, void*) noexcept nogil
+        void (*add_rows)(const void*, int64_t, int64_t, void*, int64_t) noexcept nogil
 
     int pyd_best_level()
     const pyd_kernels* pyd_table(int level, int doubles)
 
 include "_cpu/_threads.pxi"
 include "_cpu/_job.pxi"
+include "_cpu/deform_conv_few.pxi"
 include "_cpu/deform_conv.pxi"
 include "_cpu/deform_conv_backward.pxi"

@@ -80,7 +80,9 @@ INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t row
     const int64_t row = from->row, column = from->column;
     if (column == 1) {
         for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < columns; j++)
+            if (storage == PYD_NATIVE)
+                memcpy(to + i * to_row, (const real *)from->data + i * row, columns * sizeof(real));
+            else for (int64_t j = 0; j < columns; j++)
                 to[i * to_row + j] = FN(fetch)(from->data, storage, i * row + j);
         return;
     }
@@ -107,6 +109,11 @@ INLINE void FN(store_body)(const int storage, const real *from, int64_t from_row
         return;
     }
 #endif
+    if (column == 1 && !bias && storage == PYD_NATIVE) {
+        for (int64_t i = 0; i < rows; i++)
+            memcpy((real *)to->data + i * row, from + i * from_row, columns * sizeof(real));
+        return;
+    }
     for (int64_t j0 = 0; j0 < columns; j0 += FN(BLOCK)) {
         const int64_t j1 = j0 + FN(BLOCK) < columns ? j0 + FN(BLOCK) : columns;
         for (int64_t i = 0; i < rows; i++)
@@ -174,4 +181,9 @@ static void FN(add)(const void *a, const void *scale, int64_t count, void *out) 
         for (int64_t i = 0; i < count; i++) to[i] += s[i] * from[i];
     else
         for (int64_t i = 0; i < count; i++) to[i] += from[i];
+}
+
+static void FN(add_rows)(const void *a, int64_t rows, int64_t columns, void *out, int64_t row) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) ((real *)out)[i * row + j] += ((const real *)a)[i];
 }

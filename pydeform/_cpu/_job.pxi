@@ -331,3 +331,18 @@ cdef void bring_images(const Job* job, const Array* source, Images* images, int6
 cdef inline const void* image_at(const Job* job, const Images* images,
                                  int64_t image) noexcept nogil:
     return at(images.data, (image - images.first) * images.image, job.itemsize)
+
+
+cdef const void* load_vector(const Job* job, array, Memory memory) except? NULL:
+    """A vector as reals, or NULL for None."""
+    cdef pyd_matrix m
+    cdef void* to
+    if array is None:
+        return NULL
+    m.data = <char*> <uintptr_t> array.__array_interface__["data"][0]
+    m.storage = storage_of(array)
+    m.row = 0
+    m.column = 1
+    to = memory.take((array.size + 64) * job.itemsize)
+    job.k.load(&m, 1, array.size, to, 0)
+    return to

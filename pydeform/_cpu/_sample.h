@@ -66,9 +66,23 @@ static void FN(blend)(int corners, int64_t stride, const int64_t *read, const vo
                    column, column_row)
 }
 
+/* dots of the last LANES positions from their registers of sums; rows are padded that far. */
+#define ADD_UP(sum)                                                            \
+    do {                                                                       \
+        const int64_t lane = t % LANES;                                        \
+        UNROLL for (int b = 0; b < corners; b++) sums[b][lane] = sum[b];       \
+        if (lane == LANES - 1 || t == count - 1)                               \
+            UNROLL for (int b = 0; b < corners; b++) {                         \
+                for (int64_t l = lane + 1; l < LANES; l++)                     \
+                    sums[b][l] = FN(all)(0);                                   \
+                FN(store)(dots + b * stride + t - lane, FN(totals)(sums[b]));  \
+            }                                                                  \
+    } while (0)
+
 INLINE void FN(dots_body)(const int corners, int64_t stride, const int64_t *reach, const real *g,
                           int64_t g_row, const real *x, int64_t channels, int64_t count,
                           const real *zeros, real *dots) {
+    vreal sums[PYD_MAX_CORNERS][LANES]; /* of LANES positions, added up together */
     for (int64_t t = 0; t < count; t++) {
         const real *from[PYD_MAX_CORNERS], *gt = g + t * g_row;
         vreal sum[PYD_MAX_CORNERS];
@@ -84,7 +98,7 @@ INLINE void FN(dots_body)(const int corners, int64_t stride, const int64_t *reac
     }
         ALONG_CHANNELS(BODY);
 #undef BODY
-        UNROLL for (int b = 0; b < corners; b++) dots[b * stride + t] = FN(total)(sum[b]);
+        ADD_UP(sum);
     }
 }
 
@@ -129,6 +143,7 @@ INLINE void FN(sweep_body)(const int corners, const pyd_plan *plan, const real *
                            int64_t count, const real *zeros, real *trash, real *column,
                            int64_t column_row, real *grad_x, real *dots) {
     const int64_t stride = plan->stride;
+    vreal sums[PYD_MAX_CORNERS][LANES]; /* of LANES positions, added up together */
     for (int64_t t = 0; t < count; t++) {
         const real *from[PYD_MAX_CORNERS], *gt = g + t * g_row;
         real *into[PYD_MAX_CORNERS], *to = column + t * column_row;
@@ -156,7 +171,7 @@ INLINE void FN(sweep_body)(const int corners, const pyd_plan *plan, const real *
     }
         ALONG_CHANNELS(BODY);
 #undef BODY
-        UNROLL for (int b = 0; b < corners; b++) dots[b * stride + t] = FN(total)(sum[b]);
+        ADD_UP(sum);
     }
 }
 
@@ -219,4 +234,4 @@ static void FN(contract)(const pyd_field *field, const pyd_plan *plan, int axes,
 #undef LOAD
 #undef STORE
 #undef ALONG_CHANNELS
-#undef BY_CORNERS
+#undef ADD_UP

@@ -24,6 +24,7 @@ typedef struct {
 typedef struct {
     int64_t stride;
     int differs;      /* some corner lies inside but has weight 0: `read` and `reach` differ */
+    int adjacent;     /* corner 2k + 1 lies one element behind corner 2k, for every k */
     void *value;      /* [rank][length][stride] weights of each axis */
     void *slope;      /* [rank][length][stride] their derivatives */
     void *weight;     /* [corners][stride] products of the values */
@@ -72,6 +73,16 @@ typedef struct {
                   const void *x, int64_t channels, int64_t count, const void *zeros, void *trash,
                   void *column, int64_t column_row, void *grad_x, void *dots);
 
+    /* For few channels, along positions: column[c * column_row + t] as blend's column[t][c], the
+     * channels of x lie x_channel apart; and sweep likewise, with rows of positions `row` apart.
+     * column and grad_x may be NULL. */
+    void (*gather_blend)(int corners, const pyd_plan *, const void *scale, const void *x,
+                         int64_t x_channel, int64_t channels, int64_t count, void *column,
+                         int64_t column_row);
+    void (*gather_sweep)(int corners, const pyd_plan *, const void *scale, const void *g,
+                         int64_t row, const void *x, int64_t x_channel, int64_t channels,
+                         int64_t count, void *column, void *grad_x, void *dots);
+
     /* out[i][j] (+)= sum_k a[i * a_row + k * a_depth] * b[panel(j)][k * b_depth + j % panel];
      * rows of out and b are padded to whole registers; b_panel: distance between panels. */
     void (*product)(int64_t rows, int64_t columns, int64_t depth, const void *a, int64_t a_row,
@@ -86,6 +97,8 @@ typedef struct {
     void (*row_sums)(const pyd_matrix *from, int64_t rows, int64_t columns, void *out);
     /* out[i] += scale[i] * a[i]; NULL scale is 1. */
     void (*add)(const void *a, const void *scale, int64_t count, void *out);
+    /* out[i][j] += a[i] */
+    void (*add_rows)(const void *a, int64_t rows, int64_t columns, void *out, int64_t row);
 } pyd_kernels;
 
 extern const pyd_kernels pyd_baseline_f32, pyd_baseline_f64;

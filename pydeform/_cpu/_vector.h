@@ -107,13 +107,18 @@ INLINE vint FN(first_lanes)(int64_t n) {
 #else
 #define MIX(a, i, b) ((vreal)_mm512_permutex2var_ps((__m512)(a), (__m512i)(i), (__m512)(b)))
 #endif
+/* How a pair of registers exchanges its off-diagonal squares of `half` lanes: lane l of the first
+ * result comes from lane low[l] of the pair (LANES + l: of the second register), and so on. */
+INLINE void FN(exchange)(const int half, vint *low, vint *high) {
+    UNROLL for (int l = 0; l < LANES; l++) {
+        (*low)[l] = l & half ? LANES + (l ^ half) : l;
+        (*high)[l] = l & half ? LANES + l : l ^ half;
+    }
+}
 INLINE void FN(transpose)(vreal row[LANES]) {
-    UNROLL for (int half = 1; half < LANES; half *= 2) { /* swap off-diagonal blocks */
-        vint low, high; /* lane l of a pair: of the first register, or LANES + l of the second */
-        UNROLL for (int l = 0; l < LANES; l++) {
-            low[l] = l & half ? LANES + (l ^ half) : l;
-            high[l] = l & half ? LANES + l : l ^ half;
-        }
+    UNROLL for (int half = 1; half < LANES; half *= 2) {
+        vint low, high;
+        FN(exchange)(half, &low, &high);
         UNROLL for (int i = 0; i < LANES; i++) {
             if (i & half) continue;
             const vreal a = row[i], b = row[i + half];
@@ -122,9 +127,26 @@ INLINE void FN(transpose)(vreal row[LANES]) {
         }
     }
 }
+/* Lane l: the sum of register l. Every stage halves the registers and doubles what a lane holds. */
+INLINE vreal FN(totals)(vreal row[LANES]) {
+    UNROLL for (int half = 1; half < LANES; half *= 2) {
+        vint low, high;
+        FN(exchange)(half, &low, &high);
+        UNROLL for (int i = 0; i < LANES; i += 2 * half) {
+            const vreal a = row[i], b = row[i + half];
+            row[i] = MIX(a, low, b) + MIX(a, high, b);
+        }
+    }
+    return row[0];
+}
 #undef MIX
 #else
 #define HAS_TRANSPOSE 0
+INLINE vreal FN(totals)(vreal row[LANES]) {
+    real sum[LANES];
+    for (int l = 0; l < LANES; l++) sum[l] = FN(total)(row[l]);
+    return FN(load)(sum);
+}
 #endif
 
 /* The first n < LANES numbers of a register; the others are 0 and their memory is not touched. */
@@ -156,3 +178,60 @@ INLINE void FN(store_part)(real *p, vreal v, int n) {
     for (int i = 0; i < n; i++) p[i] = part[i];
 }
 #endif
+
+/* base[at[l]] for every lane, 0 where at[l] is negative: that memory is not touched. */
+#if defined(__AVX512F__) && REGISTER == 64
+#if IS_DOUBLE
+INLINE vreal FN(gather)(const real *base, const int64_t *at) {
+    const __m512i i = _mm512_loadu_si512(at);
+    const __mmask8 inside = _mm512_cmpge_epi64_mask(i, _mm512_setzero_si512());
+    return (vreal)_mm512_mask_i64gather_pd(_mm512_setzero_pd(), inside, i, base, 8);
+}
+#else
+INLINE vreal FN(gather)(const real *base, const int64_t *at) {
+    const __m512i i = _mm512_loadu_si512(at), j = _mm512_loadu_si512(at + 8);
+    const __mmask8 k = _mm512_cmpge_epi64_mask(i, _mm512_setzero_si512());
+    const __mmask8 m = _mm512_cmpge_epi64_mask(j, _mm512_setzero_si512());
+    const __m256 low = _mm512_mask_i64gather_ps(_mm256_setzero_ps(), k, i, base, 4);
+    const __m256 high = _mm512_mask_i64gather_ps(_mm256_setzero_ps(), m, j, base, 4);
+    return (vreal)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+#endif
+#else
+INLINE vreal FN(gather)(const real *base, const int64_t *at) {
+    real part[LANES];
+    for (int l = 0; l < LANES; l++) part[l] = at[l] < 0 ? 0 : base[at[l]];
+    return FN(load)(part);
+}
+#endif
+
+/* Two corners at once where the second lies right behind the first (`adjacent`): half the loads. */
+INLINE void FN(gather_pair)(const real *base, const int64_t *at, const int64_t *behind,
+                            const int adjacent, vreal *first, vreal *second) {
+#if defined(__AVX512F__) && REGISTER == 64 && !IS_DOUBLE
+    if (adjacent) {
+        const __m512i zero = _mm512_setzero_si512();
+        __m512 pair[2];
+        unsigned lone = 0;
+        UNROLL for (int h = 0; h < 2; h++) {
+            const __m512i i = _mm512_loadu_si512(at + 8 * h), j = _mm512_loadu_si512(behind + 8 * h);
+            const __mmask8 a = _mm512_cmpge_epi64_mask(i, zero), b = _mm512_cmpge_epi64_mask(j, zero);
+            lone |= a ^ b;
+            pair[h] = _mm512_castpd_ps(_mm512_mask_i64gather_pd(
+                _mm512_setzero_pd(), (__mmask8)(a & b), i, base, 4));
+        }
+        if (!lone) {
+            const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+                                                   26, 28, 30);
+            const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            *first = (vreal)_mm512_permutex2var_ps(pair[0], even, pair[1]);
+            *second = (vreal)_mm512_permutex2var_ps(pair[0], odd, pair[1]);
+            return;
+        }
+    }
+#else
+    (void)adjacent;
+#endif
+    *first = FN(gather)(base, at);
+    *second = FN(gather)(base, behind);
+}

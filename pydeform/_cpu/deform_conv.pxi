@@ -85,21 +85,6 @@ cdef void store_out(const Job* job, const Array* to, const void* out, const void
                     job.out_group, NULL if bias == NULL else at(bias, channel, job.itemsize), &m)
 
 
-cdef const void* load_vector(const Job* job, array, Memory memory) except? NULL:
-    """A vector as reals, or NULL for None."""
-    cdef pyd_matrix m
-    cdef void* to
-    if array is None:
-        return NULL
-    m.data = <char*> <uintptr_t> array.__array_interface__["data"][0]
-    m.storage = storage_of(array)
-    m.row = 0
-    m.column = 1
-    to = memory.take((array.size + 64) * job.itemsize)
-    job.k.load(&m, 1, array.size, to, 0)
-    return to
-
-
 cdef void forward_tile(const Job* job, const Images* images, const Weights* w, const void* bias,
                        Worker* worker, int64_t image, int64_t first) noexcept nogil:
     cdef int64_t count = least(job.tile, job.positions - first)
@@ -141,6 +126,9 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     if job.batch == 0:
         return
     job.out = take(out, job.out_channels, job.positions, job.channels_last)
+    if few_channels(&job):
+        few_forward(&job, input, weight, load_vector(&job, bias, memory), memory)
+        return
     set_steps(&job, job.channels)
     out_row = job.groups * up(job.out_group, job.k.lanes)
     set_tile(&job, taps_at_once(&job) * job.channels + out_row)

@@ -1,0 +1,114 @@
+# Deformable convolution with few channels: positions fill the registers, channels do not.
+#
+# Columns are [channel and tap][position], in the order of the weight as it is given, so that
+# nothing is packed and the output comes out in rows of positions. Images are read in place.
+
+cdef enum:
+    FEW = 8  # channels of an offset group
+    PARTS = 8  # of the work of a backward pass, whatever the number of threads
+
+
+cdef struct Planes:  # images as they lie, or as a copy in reals
+    char* data
+    int64_t image, channel, pixel  # distances in elements
+    bint direct
+
+
+cdef struct FewJob:
+    Planes x
+    char* weight  # [set][Co][C/g * K] in reals
+    int64_t weight_set  # elements of one set; 0 when all samples share it
+    const void* bias
+
+
+cdef Planes open_planes(const Job* job, const Array* source, int64_t held, Memory memory) except *:
+    """In place when it is in reals; else room for so many images of the same layout."""
+    cdef Planes planes
+    planes.image = source.batch
+    planes.channel = source.channel
+    planes.pixel = source.position
+    planes.direct = source.storage == PYD_NATIVE
+    planes.data = source.data
+    if not planes.direct:
+        planes.data = memory.take((held * source.batch + 64) * job.itemsize)
+    return planes
+
+
+cdef pyd_matrix flat(const Array* a, int64_t image) noexcept nogil:
+    """One image as a single row."""
+    cdef pyd_matrix m = across(a, image, 0, 0)
+    m.row = 0
+    m.column = 1
+    return m
+
+
+cdef char* weight_in_reals(const Job* job, weight, Memory memory) except NULL:
+    cdef Array w = take(weight, 1, weight.size, False)
+    cdef pyd_matrix m = flat(&w, 0)
+    cdef char* to = w.data
+    if w.storage != PYD_NATIVE:
+        to = memory.take(weight.size * job.itemsize)
+        job.k.load(&m, 1, weight.size, to, 0)
+    return to
+
+
+cdef void few_forward_tile(const Job* job, const FewJob* few, Worker* w, int64_t image,
+                           int64_t slot, int64_t first) noexcept nogil:
+    cdef int64_t count = least(job.tile, job.positions - first), tap, group, channel, o, t
+    cdef int64_t deep = job.in_group * job.taps, stride = job.stride
+    cdef const void* mask
+    cdef const char* x = at(few.x.data, slot * few.x.image, job.itemsize)
+    cdef const char* weight = at(few.weight, image * few.weight_set, job.itemsize)
+    cdef pyd_matrix m = along(&job.out, image, 0, first)
+    enter_tile(job, w, first, count)
+    w.plan.adjacent = few.x.pixel == 1 and job.field.length == 2
+    for tap in range(job.taps):
+        for group in range(job.offset_groups):
+            mask = plan_tap(job, w, image, first, count, group, tap, 0)
+            channel = group * job.in_offset_group
+            job.k.gather_blend(job.field.corners, &w.plan, mask,
+                               at(x, channel * few.x.channel, job.itemsize), few.x.channel,
+                               job.in_offset_group, count,
+                               at(w.columns, (channel * job.taps + tap) * stride, job.itemsize),
+                               job.taps * stride)
+    for group in range(job.groups):
+        o = group * job.out_group
+        job.k.product(job.out_group, count, deep, at(weight, o * deep, job.itemsize), deep, 1,
+                      at(w.columns, group * deep * stride, job.itemsize), stride, job.k.panel,
+                      at(w.out, o * stride, job.itemsize), stride, 0)
+    if few.bias != NULL:
+        job.k.add_rows(few.bias, job.out_channels, count, w.out, stride)
+    job.k.store(w.out, stride, job.out_channels, count, NULL, &m)
+
+
+cdef bint few_channels(const Job* job) noexcept:
+    return job.in_offset_group <= FEW
+
+
+cdef void few_forward(Job* job, input, weight, const void* bias, Memory memory) except *:
+    cdef FewJob few
+    cdef Worker* workers
+    cdef int64_t start = 0, held, room = job.batch, task, columns = job.channels * job.taps
+    cdef int threads
+    cdef pyd_matrix m
+    set_tile(job, columns + job.out_channels)
+    threads = threads_for(job.multiplications, job.tiles * job.batch)
+    if job.input.storage != PYD_NATIVE:
+        room = most(1, least(room, IMAGE_BYTES // (job.input.batch * job.itemsize)))
+    few.x = open_planes(job, &job.input, room, memory)
+    few.weight = weight_in_reals(job, weight, memory)
+    few.weight_set = weight.size // job.batch if weight.ndim == job.rank + 3 else 0
+    few.bias = bias
+    workers = hire(job, threads, columns, job.out_channels, 0, memory)
+    set_steps(job, few.x.pixel)
+    while start < job.batch:
+        held = least(room, job.batch - start)
+        if not few.x.direct:
+            for task in range(held):
+                m = flat(&job.input, start + task)
+                job.k.load(&m, 1, few.x.image, at(few.x.data, task * few.x.image, job.itemsize),
+                           0)
+        for task in prange(held * job.tiles, nogil=True, num_threads=threads, schedule="dynamic"):
+            few_forward_tile(job, &few, &workers[threadid()], start + task // job.tiles,
+                             task // job.tiles, task % job.tiles * job.tile)
+        start += held
