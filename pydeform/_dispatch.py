@@ -65,7 +65,7 @@ def use_backend(name: str) -> Iterator[None]:
 def load(name: str) -> Any:
     """Import the backend of this name: a module with the functions that every backend has."""
     if name == "cuda":
-        raise NotImplementedError(f"cuda: {_NO_CUDA}")
+        raise NotImplementedError(_NO_CUDA)
     if name == "ref":
         return import_module("pydeform._ref")
     try:
