@@ -141,7 +141,7 @@ def ratio_table(report: Report, direction: str) -> str:
             if not found:
                 continue
             real = [m for m in found.values() if not PEERS[m.peer].yardstick]
-            best = min(real, key=lambda m: m.seconds, default=None)
+            best = min(real, key=lambda m: m.ratio or m.seconds, default=None)
             times = [
                 f"{found[p].seconds * 1e3:.1f}" if p in found else "-"
                 for p in (YARDSTICK, "pydeform")
@@ -206,7 +206,9 @@ def as_markdown(report: Report) -> str:
             parts += [title, ratio_table(report, direction)]
     if scaling := scaling_table(report):
         parts += ["**Speed-up with threads**, times the fewest", scaling]
-    notes = [f"- {peer}: took no part ({reason})" for peer, reason in report.absent.items()]
+    reasons = dict.fromkeys(report.absent.values())
+    absent = {r: ", ".join(p for p, why in report.absent.items() if why == r) for r in reasons}
+    notes = [f"- took no part: {peers} ({reason})" for reason, peers in absent.items()]
     notes += [
         f"- {f['peer']}, {f['case']}, {f['direction']}, {f['threads']} threads: {f['reason']}"
         for f in report.failed
