@@ -43,10 +43,11 @@ class Operation:
 def deform_conv_examples(rank: int, kind: str) -> dict[str, Case]:
     """Cases of deformable convolution at the edges of what is allowed, by name.
 
-    Channel counts around the widths of vector registers and position counts past one tile of a
-    blocked kernel, in both layouts and every mode.
+    Channel counts around the widths of vector registers, and positions in hundreds, which a blocked
+    kernel takes in several tiles; both layouts, every mode and every kink.
     """
     long = {1: (90,), 2: (13, 11), 3: (5, 6, 5)}[rank]
+    longer = {1: (900,), 2: (29, 31), 3: (9, 10, 10)}[rank]
     one, two, three = (1,) * rank, (2,) * rank, (3,) * rank
     same = ((1, 1),) * rank
     options: dict[str, dict[str, Any]] = {
@@ -63,6 +64,25 @@ def deform_conv_examples(rank: int, kind: str) -> dict[str, Case]:
             "offset_groups": 4,
             "channels_last": True,
             "kink": "mean",
+        },
+        "many positions": {
+            "size": longer,
+            "kernel": two,
+            "channels": 3,
+            "out_channels": 5,
+            "batch": 2,
+            "kink": "mean",
+        },
+        "many positions last": {
+            "size": longer,
+            "kernel": (1,) * (rank - 1) + (2,),
+            "channels": 36,
+            "out_channels": 10,
+            "groups": 2,
+            "offset_groups": 3,
+            "channels_last": True,
+            "mode": "border",
+            "kink": "open",
         },
         "depthwise": {
             "size": long,
