@@ -1,5 +1,3 @@
-"""Types of the compiled CPU backend; `tests/test_layout.py` holds it to the module."""
-
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray

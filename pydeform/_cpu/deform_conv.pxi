@@ -227,18 +227,15 @@ cdef void tangent_columns(const Job* job, const Tangents* tangents, Worker* w, c
 
 
 cdef void jvp_tile(const Job* job, const Images* images, const Weights* w, const Weights* omega,
-                   const void* bias, const void* beta, const Tangents* tangents,
-                   const Array* out_tangent, Worker* worker, int64_t image,
+                   const void* beta, const Tangents* tangents, Worker* worker, int64_t image,
                    int64_t first) noexcept nogil:
     cdef int64_t count = least(job.tile, job.positions - first)
     cdef int64_t tap, group, channel, row = job.channels
-    cdef int64_t out_row = job.groups * up(job.out_group, job.k.lanes)
     cdef const void* mask
     cdef const void* x
     cdef const void* u
     cdef void* plain = worker.columns
     cdef void* tangent = at(worker.columns, job.stride * row, job.itemsize)
-    cdef void* out = at(worker.out, job.stride * out_row, job.itemsize)
     enter_tile(job, worker, first, count)
     for tap in range(job.taps):
         for group in range(job.offset_groups):
@@ -249,19 +246,16 @@ cdef void jvp_tile(const Job* job, const Images* images, const Weights* w, const
             u = NULL
             if tangents.images != NULL:
                 u = at(image_at(job, tangents.images, image), channel, job.itemsize)
-            job.k.blend(job.field.corners, job.stride, worker.plan.read, worker.plan.weight, mask,
-                        x, job.in_offset_group, count, worker.zeros, 0,
-                        at(plain, channel, job.itemsize), row)
+            if omega.data != NULL:
+                job.k.blend(job.field.corners, job.stride, worker.plan.read, worker.plan.weight,
+                            mask, x, job.in_offset_group, count, worker.zeros, 0,
+                            at(plain, channel, job.itemsize), row)
             tangent_columns(job, tangents, worker, mask, x, u, job.in_offset_group, count,
                             at(tangent, channel, job.itemsize), row)
-        if job.out.data != NULL:
-            multiply(job, w, image, tap, 1, count, plain, row, worker.out, tap > 0)
-        multiply(job, w, image, tap, 1, count, tangent, row, out, tap > 0)
+        multiply(job, w, image, tap, 1, count, tangent, row, worker.out, tap > 0)
         if omega.data != NULL:
-            multiply(job, omega, image, tap, 1, count, plain, row, out, 1)
-    if job.out.data != NULL:
-        store_out(job, &job.out, worker.out, bias, image, first, count)
-    store_out(job, out_tangent, out, beta, image, first, count)
+            multiply(job, omega, image, tap, 1, count, plain, row, worker.out, 1)
+    store_out(job, &job.out, worker.out, beta, image, first, count)
 
 
 def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, out_tangent):
@@ -272,15 +266,16 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     cdef Images images, u_images
     cdef Weights w, packed_omega
     cdef Tangents given
-    cdef Array u_array, out_array
+    cdef Array u_array
     cdef int64_t room, start, held, tiles, task, out_row
     cdef int threads
     if job.batch == 0:
         return
-    job.out = take(out, job.out_channels, job.positions, job.channels_last)
-    out_array = take(out_tangent, job.out_channels, job.positions, job.channels_last)
+    if out is not None:
+        deform_conv(geometry, input, offset, weight, bias, mask, out)
+    job.out = take(out_tangent, job.out_channels, job.positions, job.channels_last)
     set_steps(&job, job.channels)
-    out_row = 2 * job.groups * up(job.out_group, job.k.lanes)
+    out_row = job.groups * up(job.out_group, job.k.lanes)
     set_tile(&job, 2 * job.channels + out_row)
     tiles = job.tiles
     threads = threads_for(2 * job.multiplications, tiles * job.batch)
@@ -288,8 +283,7 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     memset(&packed_omega, 0, sizeof(packed_omega))
     if omega is not None:
         packed_omega = pack_weights(&job, omega, 1, threads, memory)
-    cdef const void* b = load_vector(&job, bias, memory)
-    cdef const void* b_tangent = load_vector(&job, beta, memory)
+    cdef const void* b = load_vector(&job, beta, memory)
     given.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
                         job.channels_last)
     given.mask = take(mu, job.offset_groups * job.taps, job.positions, job.channels_last)
@@ -307,6 +301,6 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
         if u is not None:
             bring_images(&job, &u_array, &u_images, start, held, threads)
         for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
-            jvp_tile(&job, &images, &w, &packed_omega, b, b_tangent, &given, &out_array,
-                     &workers[threadid()], start + task // tiles, task % tiles * job.tile)
+            jvp_tile(&job, &images, &w, &packed_omega, b, &given, &workers[threadid()],
+                     start + task // tiles, task % tiles * job.tile)
         start += held
