@@ -110,8 +110,8 @@ cdef inline pyd_matrix along(const Array* a, int64_t image, int64_t channel,
 
 
 cdef int storage_of(array) except -1:
-    name = array.dtype.name
-    return PYD_FLOAT16 if name == "float16" else PYD_BFLOAT16 if name == "bfloat16" else PYD_NATIVE
+    kind = array.dtype.char  # a dtype's name is slow to come by
+    return PYD_NATIVE if kind in "fd" else PYD_FLOAT16 if kind == "e" else PYD_BFLOAT16
 
 
 cdef Array take(array, int64_t channels, int64_t positions, bint channels_last) except *:
@@ -134,8 +134,8 @@ cdef Job make_job(geometry, input, offset, mask) except *:
     cdef int a
     cdef bint last = geometry.channels_last
     memset(&job, 0, sizeof(job))
-    job.k = pyd_table(_level, input.dtype.name == "float64")
-    job.itemsize = 8 if input.dtype.name == "float64" else 4
+    job.itemsize = 8 if input.dtype.char == "d" else 4
+    job.k = pyd_table(_level, job.itemsize == 8)
     job.rank = geometry.rank
     job.channels_last = last
     job.batch = geometry.batch
@@ -209,29 +209,46 @@ cdef struct Worker:
     void* extra  # what else the operation asked for
 
 
+cdef int64_t lay_worker(const Job* job, Worker* w, char* start, int64_t columns, int64_t out,
+                        int64_t extra) noexcept nogil:
+    """Point a worker's buffers from `start` on; returns the size of all in bytes."""
+    cdef int64_t stride = job.stride, stencil = job.rank * job.field.length * stride
+    cdef int64_t corners = job.field.corners * stride, used = 0
+    cdef int i, real = job.itemsize
+    cdef int64_t* sizes = [  # what has to start as zeros comes first
+        (job.channels + 64) * real, job.rank * stride * 8, job.rank * stride * real, stride * real,
+        stencil * real, stencil * real, corners * real, corners * 8, corners * 8,
+        (job.channels + 64) * real, (stride * columns + 64) * real, (stride * out + 64) * real,
+        (extra + 64) * real]
+    cdef char* places[13]
+    for i in range(13):
+        places[i] = start + used
+        used += up(sizes[i], 64)
+    w.zeros, w.base, w.offset, w.mask = places[0], <int64_t*> places[1], places[2], places[3]
+    w.plan.stride = stride
+    w.plan.value, w.plan.slope, w.plan.weight = places[4], places[5], places[6]
+    w.plan.read, w.plan.reach = <int64_t*> places[7], <int64_t*> places[8]
+    w.trash, w.columns, w.out, w.extra = places[9], places[10], places[11], places[12]
+    return used
+
+
 cdef Worker* hire(const Job* job, int threads, int64_t columns, int64_t out, int64_t extra,
                   Memory memory) except NULL:
     """Scratch for so many threads: `columns` and `out` reals per position, `extra` in all."""
-    cdef int size = job.itemsize, w
-    cdef int64_t stride = job.stride, stencil = job.rank * job.field.length * stride
-    cdef int64_t corners = job.field.corners * stride
-    cdef Worker* workers = <Worker*> memory.take(threads * sizeof(Worker), True)
+    cdef Worker one
+    cdef int64_t size = lay_worker(job, &one, NULL, columns, out, extra)
+    cdef char* block = memory.take(up(threads * sizeof(Worker), 64) + threads * size)
+    cdef Worker* workers = <Worker*> block
+    cdef int w
+    block += up(threads * sizeof(Worker), 64)
     for w in range(threads):
-        worker = &workers[w]
-        worker.base = <int64_t*> memory.take(job.rank * stride * 8, True)
-        worker.offset = memory.take(job.rank * stride * size, True)
-        worker.mask = memory.take(stride * size, True)
-        worker.plan.stride = stride
-        worker.plan.value = memory.take(stencil * size, True)
-        worker.plan.slope = memory.take(stencil * size, True)
-        worker.plan.weight = memory.take(corners * size, True)
-        worker.plan.read = <int64_t*> memory.take(corners * 8, True)
-        worker.plan.reach = <int64_t*> memory.take(corners * 8, True)
-        worker.columns = memory.take((stride * columns + 64) * size, True)
-        worker.out = memory.take((stride * out + 64) * size, True)
-        worker.zeros = memory.take((job.channels + 64) * size, True)
-        worker.trash = memory.take((job.channels + 64) * size, True)
-        worker.extra = memory.take((extra + 64) * size, True)
+        memset(&workers[w], 0, sizeof(Worker))
+        lay_worker(job, &workers[w], block, columns, out, extra)
+        memset(block, 0, <char*> workers[w].columns - block)
+        # Padding takes part in products, and what it held before may be slow to multiply.
+        memset(workers[w].columns, 0, least(1 << 16, job.stride * columns) * job.itemsize)
+        memset(workers[w].extra, 0, least(1 << 16, extra) * job.itemsize)
+        block += size
     return workers
 
 
