@@ -20,8 +20,11 @@ class BuildExt(build_ext):
         if os.environ.get("PYDEFORM_NO_OPENMP") or not (msvc or self.compiles_with(openmp)):
             openmp, link = [], []
         for extension in self.extensions:
-            extension.extra_compile_args += ["/std:c11", "/O2"] if msvc else [
-                "-O3", "-std=gnu11", "-Wno-psabi", "-Wno-unknown-pragmas"]
+            extension.extra_compile_args += (
+                ["/std:c11", "/O2"]
+                if msvc
+                else ["-O3", "-g0", "-std=gnu11", "-Wno-psabi", "-Wno-unknown-pragmas"]
+            )
             extension.extra_compile_args += openmp
             extension.extra_link_args += link
         super().build_extensions()

@@ -57,7 +57,8 @@ cdef extern from "_cpu/_simd.h" nogil:
         void (*scatter)(int, int64_t, const int64_t*, const void*, const void*, const void*,
                         int64_t, int64_t, int64_t, void*, void*) noexcept nogil
         void (*sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,
-                      int64_t, int64_t, const void*, void*, void*, int64_t, void*, void*) noexcept nogil
+                      int64_t, int64_t, const void*, void*, void*, int64_t, void*,
+                      void*) noexcept nogil
         void (*gather_blend)(int, const pyd_plan*, const void*, const void*, int64_t, int64_t,
                              int64_t, void*, int64_t) noexcept nogil
         void (*gather_sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,

@@ -135,7 +135,8 @@ cdef void carry_back(const Back* back, const Block* block, const char* packed, i
                      int64_t count, const void* y, void* columns) noexcept nogil:
     """columns [count][row] = y [count][out channels of the block] * packed[tap]."""
     cdef const Job* job = &back.job
-    cdef int64_t width = job.k.panel, inside = in_each(block), g, rows = block.groups * job.out_group
+    cdef int64_t width = job.k.panel, inside = in_each(block), g
+    cdef int64_t rows = block.groups * job.out_group
     cdef int64_t one = up(inside, width) * job.out_group
     for g in range(block.groups):  # ascending: the padding of one is overwritten by the next
         job.k.product(count, up(inside, job.k.lanes), job.out_group,
@@ -252,5 +253,3 @@ cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) 
     while first < job.positions:
         add_rows(back, &back.share[begin], end - begin, chunk, image, tap, first, w)
         first += job.tile
-
-
