@@ -65,6 +65,10 @@ cdef extern from "_cpu/_simd.h" nogil:
                              int64_t, int64_t, int64_t, void*, void*, void*) noexcept nogil
         void (*product)(int64_t, int64_t, int64_t, const void*, int64_t, int64_t, const void*,
                         int64_t, int64_t, void*, int64_t, int) noexcept nogil
+        void (*multiply_each)(int64_t, int64_t, const void*, int64_t, const void*, void*, int64_t,
+                              int) noexcept nogil
+        void (*multiply_down)(int64_t, int64_t, const void*, int64_t, const void*, int64_t,
+                              void*) noexcept nogil
         void (*load)(const pyd_matrix*, int64_t, int64_t, void*, int64_t) noexcept nogil
         void (*store)(const void*, int64_t, int64_t, int64_t, const void*,
                       const pyd_matrix*) noexcept nogil

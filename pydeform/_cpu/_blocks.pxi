@@ -107,6 +107,22 @@ cdef inline int64_t in_each(const Block* block) noexcept nogil:
     return block.channels // block.groups
 
 
+cdef void load_outputs(const Back* back, const Block* block, int64_t image, int64_t first,
+                       int64_t count, void* y) noexcept nogil:
+    """grad_output of this block's groups: [position][group][output], or [position][output][group]
+    where a group has one channel."""
+    cdef const Job* job = &back.job
+    cdef int64_t rows = block.groups * job.out_group, o
+    cdef pyd_matrix m = across(&back.grad_output, image, block.group * job.out_group, first)
+    if job.in_group > 1:
+        job.k.load(&m, count, rows, y, rows)
+        return
+    m.column *= job.out_group
+    for o in range(job.out_group):
+        job.k.load(&m, count, block.channels, at(y, o * block.channels, job.itemsize), rows)
+        m.data += back.grad_output.channel * back.grad_output.itemsize
+
+
 cdef void pack_block(const Back* back, const Array* weight, char* packed, int64_t block_index,
                      int64_t sample) noexcept nogil:
     """packed[tap][group][panel][o][panel width]: what carries grad_output back to columns."""
@@ -119,6 +135,14 @@ cdef void pack_block(const Back* back, const Array* weight, char* packed, int64_
     cdef pyd_matrix m
     m.storage = weight.storage
     m.row = 1
+    if job.in_group == 1:  # [tap][output of the group][channel]
+        m.column = job.out_group * job.taps
+        for o in range(job.out_group):
+            m.data = weight.data + weight.itemsize * (
+                sample * weight.batch + (block.channel * job.out_group + o) * job.taps)
+            job.k.load(&m, job.taps, block.channels, at(packed, o * back.row, job.itemsize),
+                       job.out_group * back.row)
+        return
     m.column = job.taps
     for g in range(block.groups):
         for panel in range(panels):
@@ -138,6 +162,13 @@ cdef void carry_back(const Back* back, const Block* block, const char* packed, i
     cdef int64_t width = job.k.panel, inside = in_each(block), g
     cdef int64_t rows = block.groups * job.out_group
     cdef int64_t one = up(inside, width) * job.out_group
+    if job.in_group == 1:
+        for g in range(job.out_group):
+            job.k.multiply_each(count, block.channels, at(y, g * block.channels, job.itemsize),
+                                rows,
+                                at(packed, (tap * job.out_group + g) * back.row, job.itemsize),
+                                columns, back.row, g > 0)
+        return
     for g in range(block.groups):  # ascending: the padding of one is overwritten by the next
         job.k.product(count, up(inside, job.k.lanes), job.out_group,
                       at(y, g * job.out_group, job.itemsize), rows, 1,
@@ -151,6 +182,12 @@ cdef void weight_product(const Back* back, const Block* block, char* grad, int64
     cdef const Job* job = &back.job
     cdef int64_t inside = in_each(block), g, rows = block.groups * job.out_group
     cdef int64_t row = up(inside, job.k.lanes)
+    if job.in_group == 1:
+        for g in range(job.out_group):
+            job.k.multiply_down(count, block.channels, at(y, g * block.channels, job.itemsize),
+                                rows, columns, back.row,
+                                at(grad, (tap * job.out_group + g) * back.row, job.itemsize))
+        return
     for g in range(block.groups):
         job.k.product(job.out_group, row, count, at(y, g * job.out_group, job.itemsize), 1, rows,
                       at(columns, g * inside, job.itemsize), back.row, job.k.panel,
@@ -168,6 +205,14 @@ cdef void store_grad_weight(const Back* back, const Array* to, int64_t chunk, in
     cdef pyd_matrix m
     m.storage = to.storage
     m.row = 1
+    if job.in_group == 1:
+        m.column = job.out_group * job.taps
+        for o in range(job.out_group):
+            m.data = to.data + to.itemsize * (
+                sample * to.batch + (block.channel * job.out_group + o) * job.taps)
+            job.k.store(at(grad, o * back.row, job.itemsize), job.out_group * back.row, job.taps,
+                        block.channels, NULL, &m)
+        return
     m.column = job.taps
     for g in range(block.groups):
         for o in range(job.out_group):  # [tap][channel] turns into [channel][tap]

@@ -94,6 +94,31 @@ static void FN(product)(int64_t rows, int64_t columns, int64_t depth, const void
     }
 }
 
+/* Where a group has one input channel there is no depth to sum over: elements meet elements. */
+static void FN(multiply_each)(int64_t rows, int64_t columns, const void *a_, int64_t a_row,
+                              const void *b_, void *out_, int64_t out_row, int accumulate) {
+    const real *b = b_;
+    for (int64_t i = 0; i < rows; i++) {
+        const real *a = (const real *)a_ + i * a_row;
+        real *out = (real *)out_ + i * out_row;
+        for (int64_t j = 0; j < columns; j += LANES) {
+            const vreal p = FN(load)(a + j) * FN(load)(b + j);
+            FN(store)(out + j, accumulate ? FN(load)(out + j) + p : p);
+        }
+    }
+}
+
+static void FN(multiply_down)(int64_t rows, int64_t columns, const void *a_, int64_t a_row,
+                              const void *b_, int64_t b_row, void *sum_) {
+    const real *a = a_, *b = b_;
+    for (int64_t j = 0; j < columns; j += LANES) {
+        vreal sum = FN(load)((real *)sum_ + j);
+        for (int64_t i = 0; i < rows; i++)
+            sum += FN(load)(a + i * a_row + j) * FN(load)(b + i * b_row + j);
+        FN(store)((real *)sum_ + j, sum);
+    }
+}
+
 #undef STRIP
 #undef TILE
 #undef TILES6

@@ -89,6 +89,13 @@ typedef struct {
                     int64_t a_depth, const void *b, int64_t b_depth, int64_t b_panel, void *out,
                     int64_t out_row, int accumulate);
 
+    /* Groups of one input channel: out[i][j] (+)= a[i][j] * b[j]; sum[j] += sum_i a[i][j] * b[i][j].
+     * Rows of out and sum are padded to whole registers. */
+    void (*multiply_each)(int64_t rows, int64_t columns, const void *a, int64_t a_row,
+                          const void *b, void *out, int64_t out_row, int accumulate);
+    void (*multiply_down)(int64_t rows, int64_t columns, const void *a, int64_t a_row,
+                          const void *b, int64_t b_row, void *sum);
+
     /* to[i * to_row + j] = from(i, j); and back, adding bias[j] unless NULL. */
     void (*load)(const pyd_matrix *from, int64_t rows, int64_t columns, void *to, int64_t to_row);
     void (*store)(const void *from, int64_t from_row, int64_t rows, int64_t columns,

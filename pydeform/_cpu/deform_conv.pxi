@@ -42,6 +42,20 @@ cdef void pack_panel(const Job* job, const Weights* w, const Array* weight,
         row += PACKED_ROWS
 
 
+cdef void pack_each(const Job* job, const Weights* w, const Array* weight,
+                    int64_t one) noexcept nogil:
+    """Groups of one channel: [tap][output of the group][channel]."""
+    cdef int64_t j
+    cdef pyd_matrix m
+    m.storage = weight.storage
+    m.row = 1
+    m.column = job.out_group * job.taps
+    for j in range(job.out_group):
+        m.data = weight.data + (one * weight.batch + j * job.taps) * weight.itemsize
+        job.k.load(&m, job.taps, job.channels,
+                   at(w.data, one * w.one + j * up(job.channels, job.k.lanes), job.itemsize), w.tap)
+
+
 cdef Weights pack_weights(const Job* job, array, int64_t taps, int threads, Memory memory) except *:
     """Weights in the order in which the product reads them; `taps` of them at once."""
     cdef Weights w
@@ -51,38 +65,84 @@ cdef Weights pack_weights(const Job* job, array, int64_t taps, int threads, Memo
     w.taps = taps
     w.panels = up(job.out_group, job.k.panel) // job.k.panel
     w.tap = job.groups * w.panels * job.in_group * job.k.panel
+    if job.in_group == 1:
+        w.tap = job.out_group * up(job.channels, job.k.lanes)
     w.one = job.taps * w.tap if per_sample else 0
     w.data = memory.take((sets * job.taps * w.tap + 64) * job.itemsize,
                          job.out_group % job.k.panel != 0)  # only a part panel has padding
+    if job.in_group == 1:
+        for task in prange(sets, nogil=True, num_threads=threads, schedule="static"):
+            pack_each(job, &w, &weight, task)
+        return w
     for task in prange(sets * job.groups * w.panels, nogil=True, num_threads=threads,
                        schedule="static"):
         pack_panel(job, &w, &weight, task)
     return w
 
 
+cdef int64_t out_row(const Job* job) noexcept nogil:
+    """Reals of one position's outputs: groups one by one, or outputs of all groups one by one
+    where a group has one channel; each padded to whole registers."""
+    if job.in_group == 1:
+        return job.out_group * up(job.channels, job.k.lanes)
+    return job.groups * up(job.out_group, job.k.lanes)
+
+
 cdef void multiply(const Job* job, const Weights* w, int64_t image, int64_t tap, int64_t taps,
                    int64_t count, const void* columns, int64_t column_row, void* out,
                    int accumulate) noexcept nogil:
-    """out [count][groups, each padded] (+)= columns [count][taps * channels] * weights."""
-    cdef int64_t group, deep = taps * job.in_group, padded = up(job.out_group, job.k.lanes)
+    """out [count][out_row] (+)= columns [count][taps * channels] * weights."""
+    cdef int64_t group, j, padded_channels = up(job.channels, job.k.lanes)
+    cdef int64_t deep = taps * job.in_group, padded = up(job.out_group, job.k.lanes)
     cdef const void* packed
+    if job.in_group == 1:
+        for j in range(job.out_group):
+            job.k.multiply_each(count, job.channels, columns, column_row,
+                                at(w.data, image * w.one + tap * w.tap + j * padded_channels,
+                                   job.itemsize),
+                                at(out, j * padded_channels, job.itemsize), out_row(job),
+                                accumulate)
+        return
     for group in range(job.groups):
         packed = at(w.data, image * w.one + tap * w.tap
                     + group * w.panels * deep * job.k.panel, job.itemsize)
         job.k.product(count, padded, deep, at(columns, group * job.in_group, job.itemsize),
                       column_row, 1, packed, job.k.panel, deep * job.k.panel,
-                      at(out, group * padded, job.itemsize), job.groups * padded, accumulate)
+                      at(out, group * padded, job.itemsize), out_row(job), accumulate)
 
 
 cdef void store_out(const Job* job, const Array* to, const void* out, const void* bias,
                     int64_t image, int64_t first, int64_t count) noexcept nogil:
-    cdef int64_t group, channel, padded = up(job.out_group, job.k.lanes)
+    """Write a tile of outputs; `bias` is in the order of out_row."""
+    cdef bint each = job.in_group == 1
+    cdef int64_t parts = job.out_group if each else job.groups, part, start
+    cdef int64_t columns = job.channels if each else job.out_group
     cdef pyd_matrix m
-    for group in range(job.groups):
-        channel = group * job.out_group
-        m = across(to, image, channel, first)
-        job.k.store(at(out, group * padded, job.itemsize), job.groups * padded, count,
-                    job.out_group, NULL if bias == NULL else at(bias, channel, job.itemsize), &m)
+    for part in range(parts):
+        start = part * up(columns, job.k.lanes)
+        m = across(to, image, part if each else part * columns, first)
+        if each:
+            m.column *= job.out_group
+        job.k.store(at(out, start, job.itemsize), out_row(job), count, columns,
+                    NULL if bias == NULL else at(bias, start, job.itemsize), &m)
+
+
+cdef const void* load_bias(const Job* job, array, Memory memory) except? NULL:
+    """The bias in the order of out_row, or NULL for None."""
+    cdef bint each = job.in_group == 1
+    cdef int64_t columns = job.channels if each else job.out_group
+    cdef Array bias = take(array, job.out_channels, 1, False)
+    cdef pyd_matrix m
+    cdef char* to
+    if array is None:
+        return NULL
+    m.data = bias.data
+    m.storage = bias.storage
+    m.row = 1 if each else columns
+    m.column = job.out_group if each else 1
+    to = memory.take((out_row(job) + 64) * job.itemsize)
+    job.k.load(&m, job.out_channels // columns, columns, to, up(columns, job.k.lanes))
+    return to
 
 
 cdef void forward_tile(const Job* job, const Images* images, const Weights* w, const void* bias,
@@ -121,7 +181,7 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     cdef Memory memory = Memory()
     cdef Images images
     cdef Weights w
-    cdef int64_t room, start, held, tiles, task, out_row
+    cdef int64_t room, start, held, tiles, task
     cdef int threads
     if job.batch == 0:
         return
@@ -130,13 +190,12 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
         few_forward(&job, input, weight, load_vector(&job, bias, memory), memory)
         return
     set_steps(&job, job.channels)
-    out_row = job.groups * up(job.out_group, job.k.lanes)
-    set_tile(&job, taps_at_once(&job) * job.channels + out_row)
+    set_tile(&job, taps_at_once(&job) * job.channels + out_row(&job))
     tiles = job.tiles
     threads = threads_for(job.multiplications, tiles * job.batch)
     w = pack_weights(&job, weight, taps_at_once(&job), threads, memory)
-    cdef const void* b = load_vector(&job, bias, memory)
-    cdef Worker* workers = hire(&job, threads, w.taps * job.channels, out_row, 0, memory)
+    cdef const void* b = load_bias(&job, bias, memory)
+    cdef Worker* workers = hire(&job, threads, w.taps * job.channels, out_row(&job), 0, memory)
     room = open_images(&job, &job.input, &images, memory)
     start = 0
     while start < job.batch:
@@ -267,7 +326,7 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     cdef Weights w, packed_omega
     cdef Tangents given
     cdef Array u_array
-    cdef int64_t room, start, held, tiles, task, out_row
+    cdef int64_t room, start, held, tiles, task
     cdef int threads
     if job.batch == 0:
         return
@@ -275,21 +334,20 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
         deform_conv(geometry, input, offset, weight, bias, mask, out)
     job.out = take(out_tangent, job.out_channels, job.positions, job.channels_last)
     set_steps(&job, job.channels)
-    out_row = job.groups * up(job.out_group, job.k.lanes)
-    set_tile(&job, 2 * job.channels + out_row)
+    set_tile(&job, 2 * job.channels + out_row(&job))
     tiles = job.tiles
     threads = threads_for(2 * job.multiplications, tiles * job.batch)
     w = pack_weights(&job, weight, 1, threads, memory)
     memset(&packed_omega, 0, sizeof(packed_omega))
     if omega is not None:
         packed_omega = pack_weights(&job, omega, 1, threads, memory)
-    cdef const void* b = load_vector(&job, beta, memory)
+    cdef const void* b = load_bias(&job, beta, memory)
     given.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
                         job.channels_last)
     given.mask = take(mu, job.offset_groups * job.taps, job.positions, job.channels_last)
     u_array = take(u, job.channels, job.pixels, job.channels_last)
     given.images = NULL if u is None else &u_images
-    cdef Worker* workers = hire(&job, threads, 2 * job.channels, out_row, tangent_reals(&job),
+    cdef Worker* workers = hire(&job, threads, 2 * job.channels, out_row(&job), tangent_reals(&job),
                                 memory)
     room = open_images(&job, &job.input, &images, memory)
     if u is not None:

@@ -167,13 +167,11 @@ cdef void back_tile(const Back* back, const Block* block, Worker* w, Desk* desk,
                     char* grad_weight, int64_t chunk, int64_t image, int64_t first) noexcept nogil:
     cdef const Job* job = &back.job
     cdef int64_t count = least(job.tile, job.positions - first), tap, s
-    cdef int64_t rows = block.groups * job.out_group
     cdef bint carried = (back.input.data != NULL or back.offset.data != NULL
                          or back.mask.data != NULL)
     cdef const Share* share
-    cdef pyd_matrix m = across(&back.grad_output, image, block.group * job.out_group, first)
     enter_tile(job, w, first, count)
-    job.k.load(&m, count, rows, desk.y, rows)
+    load_outputs(back, block, image, first, count, desk.y)
     for tap in range(job.taps):
         if carried:
             carry_back(back, block, packed, tap, count, desk.y, desk.a)
@@ -276,12 +274,16 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     tasks = back.chunks * back.blocks
     threads = threads_for(2 * job.multiplications, tasks)
     sets = back.chunks if back.per_sample else 1
-    back.block_weights = job.taps * job.out_group * up(back.row, width) * back.most_groups
+    if job.in_group == 1:
+        back.block_weights = job.taps * job.out_group * back.row
+        back.grad_weights = back.block_weights
+    else:
+        back.block_weights = job.taps * job.out_group * up(back.row, width) * back.most_groups
+        back.grad_weights = job.taps * job.out_group * back.row * back.most_groups
     back.packed = memory.take((sets * back.blocks * back.block_weights + 64) * job.itemsize, True)
     if back.omega.data != NULL:
         back.packed_omega = memory.take(
             (sets * back.blocks * back.block_weights + 64) * job.itemsize, True)
-    back.grad_weights = job.taps * job.out_group * back.row * back.most_groups
     if back.want_weight:
         back.grad_weight = memory.take((tasks * back.grad_weights + 64) * job.itemsize, True)
     back.partial = memory.take((back.chunks * back.slots * job.taps * (job.rank + 1)
