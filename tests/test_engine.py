@@ -37,6 +37,12 @@ GEOMETRIES = {
         "groups": 2,
         "channels_last": True,
     },
+    "products deeper than their blocks": {
+        "size": (5, 4),
+        "channels": 300,
+        "out_channels": 270,
+        "offset_groups": 2,
+    },
     "several groups in a block": {
         "size": SMALL,
         "channels": 48,
