@@ -37,6 +37,8 @@ class ConvGeometry(NamedTuple):
     mode: str
     kink: str
     channels_last: bool
+    upscale: tuple[int, ...] = ()  # outputs per step of the grid; empty for 1 along all axes
+    absolute: bool = False  # the grid is 0 everywhere: an offset says where, not how far
 
     @property
     def rank(self) -> int:

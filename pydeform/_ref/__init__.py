@@ -10,10 +10,23 @@ from pydeform._ref.deform_conv import (
     deform_conv_double_backward,
     deform_conv_jvp,
 )
+from pydeform._ref.local_conv import (
+    local_conv,
+    local_conv_backward,
+    local_conv_double_backward,
+    local_conv_jvp,
+)
+from pydeform._ref.sample import sample, splat
 
 __all__ = [
     "deform_conv",
     "deform_conv_backward",
     "deform_conv_double_backward",
     "deform_conv_jvp",
+    "local_conv",
+    "local_conv_backward",
+    "local_conv_double_backward",
+    "local_conv_jvp",
+    "sample",
+    "splat",
 ]

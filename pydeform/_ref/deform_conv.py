@@ -21,7 +21,7 @@ from pydeform._ref.stencil import Array, Sampling, Term, number
 from pydeform._shapes import ConvGeometry
 
 # NaN and Inf are values here, and 16-bit results may overflow: neither is worth a warning.
-_quiet = np.errstate(all="ignore")
+quiet = np.errstate(all="ignore")
 
 
 def plus(*terms: Term) -> Term:
@@ -206,7 +206,7 @@ class Layer:
         return self.layout.to_mask(self.layout.fold(columns))
 
 
-@_quiet
+@quiet
 def deform_conv(
     geometry: ConvGeometry,
     input: Array,
@@ -220,7 +220,7 @@ def deform_conv(
     out[...] = Layer(geometry, input, offset, weight, mask).output(bias)
 
 
-@_quiet
+@quiet
 def deform_conv_backward(
     geometry: ConvGeometry,
     grad_output: Array,
@@ -245,7 +245,7 @@ def deform_conv_backward(
             gradient[...] = rule(ybar)
 
 
-@_quiet
+@quiet
 def deform_conv_jvp(
     geometry: ConvGeometry,
     input: Array,
@@ -263,7 +263,7 @@ def deform_conv_jvp(
     out_tangent[...] = layer.output_tangent(Tangent(layer.layout, tangents))
 
 
-@_quiet
+@quiet
 def deform_conv_double_backward(
     geometry: ConvGeometry,
     grad_grads: Sequence[Term],

@@ -182,12 +182,21 @@ class Sampling:
 
 
 def grid(geometry: ConvGeometry) -> Array:
-    """base(q, tap) = q * stride - pad + tap * dilation: exact integers, [K, n, P]."""
+    """base(q, tap) = q // upscale * stride - pad + tap * dilation: exact integers, [K, n, P].
+
+    All 0 where offsets are absolute.
+    """
     taps = np.indices(geometry.kernel).reshape(geometry.rank, geometry.taps)
     positions = np.indices(geometry.out_size).reshape(geometry.rank, math.prod(geometry.out_size))
-    stride, pad, dilation = (
+    stride, pad, dilation, upscale = (
         np.array(per_axis)[:, None]
-        for per_axis in (geometry.stride, geometry.pad, geometry.dilation)
+        for per_axis in (
+            geometry.stride,
+            geometry.pad,
+            geometry.dilation,
+            geometry.upscale or (1,) * geometry.rank,
+        )
     )
     first = (taps * dilation).T[:, :, None]  # [K, n, 1]
-    return np.asarray(first + (positions * stride - pad)[None], dtype=np.int64)
+    base = np.asarray(first + (positions // upscale * stride - pad)[None], dtype=np.int64)
+    return base * (not geometry.absolute)
