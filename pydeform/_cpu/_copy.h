@@ -26,28 +26,44 @@ INLINE void FN(put)(char *data, const int storage, int64_t i, real x) {
 }
 
 #if HAS_TRANSPOSE
-/* Columns lie in rows of memory: squares of one register's size turn in registers. */
+/* Columns lie in rows of memory: squares of one register's size turn in registers, a few along the
+ * rows before the next columns. No hardware follows so many streams: what comes next is asked for. */
+enum { FN(SPAN) = 4 * LANES };
+
+INLINE void FN(expect)(const real *from, int64_t column) {
+    UNROLL for (int l = 0; l < LANES; l++)
+        for (int q = 0; q < FN(SPAN); q += 64 / (int)sizeof(real))
+            __builtin_prefetch(from + l * column + q, 0, 3);
+}
+
+INLINE void FN(load_square)(const real *from, int64_t column, int64_t rows, int64_t columns,
+                            real *to, int64_t to_row) {
+    const int down = rows < LANES ? (int)rows : LANES;
+    const int across = columns < LANES ? (int)columns : LANES;
+    vreal square[LANES];
+    if (down == LANES && across == LANES) {
+        UNROLL for (int l = 0; l < LANES; l++) square[l] = FN(load)(from + l * column);
+        FN(transpose)(square);
+        UNROLL for (int l = 0; l < LANES; l++) FN(store)(to + l * to_row, square[l]);
+        return;
+    }
+    UNROLL for (int l = 0; l < LANES; l++)
+        square[l] = l < across ? FN(load_part)(from + l * column, down) : FN(all)(0);
+    FN(transpose)(square);
+    UNROLL for (int l = 0; l < LANES; l++)
+        if (l < down) FN(store_part)(to + l * to_row, square[l], across);
+}
+
 INLINE void FN(load_turned)(const real *from, int64_t column, int64_t rows, int64_t columns,
                             real *to, int64_t to_row) {
-    for (int64_t i = 0; i < rows; i += LANES) {
-        const int down = rows - i < LANES ? (int)(rows - i) : LANES;
+    for (int64_t i = 0; i < rows; i += FN(SPAN)) {
+        const int64_t stop = i + FN(SPAN) < rows ? i + FN(SPAN) : rows;
         for (int64_t j = 0; j < columns; j += LANES) {
-            const int across = columns - j < LANES ? (int)(columns - j) : LANES;
-            vreal square[LANES];
-            if (down == LANES && across == LANES) {
-                UNROLL for (int l = 0; l < LANES; l++)
-                    square[l] = FN(load)(from + i + (j + l) * column);
-                FN(transpose)(square);
-                UNROLL for (int l = 0; l < LANES; l++)
-                    FN(store)(to + (i + l) * to_row + j, square[l]);
-                continue;
-            }
-            UNROLL for (int l = 0; l < LANES; l++)
-                square[l] = l < across ? FN(load_part)(from + i + (j + l) * column, down)
-                                       : FN(all)(0);
-            FN(transpose)(square);
-            UNROLL for (int l = 0; l < LANES; l++)
-                if (l < down) FN(store_part)(to + (i + l) * to_row + j, square[l], across);
+            if (j + 2 * LANES <= columns) FN(expect)(from + i + (j + LANES) * column, column);
+            else if (stop + FN(SPAN) <= rows && columns >= LANES) FN(expect)(from + stop, column);
+            for (int64_t t = i; t < stop; t += LANES)
+                FN(load_square)(from + t + j * column, column, rows - t, columns - j,
+                                to + t * to_row + j, to_row);
         }
     }
 }

@@ -11,16 +11,20 @@
 #define PANEL 2 /* 16 registers in all */
 #define ROWS_OF(width) ((width) == 2 ? 6 : 10)
 #endif
+#define PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #define DEPTH_BLOCK 256 /* of a panel that stays in the nearest caches while all rows pass */
 
+/* What comes next of b lies further away than the second-level cache, and its first use would wait
+ * for it: every step of a tile asks for `ahead_step` bytes of it. */
 INLINE void FN(tile)(const int rows, const int width, int64_t depth, const real *a, int64_t a_row,
                      int64_t a_depth, const real *b, int64_t b_depth, real *out, int64_t out_row,
-                     int accumulate) {
+                     int accumulate, const char *ahead, int64_t ahead_step) {
     vreal sum[14][PANEL];
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < width; j++)
         sum[i][j] = accumulate ? FN(load)(out + i * out_row + j * LANES) : FN(all)(0);
     for (int64_t k = 0; k < depth; k++) {
         vreal panel[PANEL];
+        PREFETCH(ahead + k * ahead_step);
         UNROLL for (int j = 0; j < width; j++) panel[j] = FN(load)(b + k * b_depth + j * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
             const vreal x = FN(all)(a[i * a_row + k * a_depth]);
@@ -33,20 +37,22 @@ INLINE void FN(tile)(const int rows, const int width, int64_t depth, const real 
 
 #define TILE(ROWS, WIDTH)                                                                       \
     case ROWS:                                                                                  \
-        FN(tile)(ROWS, WIDTH, depth, a, a_row, a_depth, b, b_depth, out, out_row, accumulate);  \
+        FN(tile)(ROWS, WIDTH, depth, a, a_row, a_depth, b, b_depth, out, out_row, accumulate,   \
+                 ahead, ahead_step);                                                            \
         break;
 
 #define STRIP(WIDTH, TILES)                                                                     \
     static void JOIN(FN(strip), WIDTH)(int64_t rows, int64_t depth, const real *a,              \
                                        int64_t a_row, int64_t a_depth, const real *b,           \
                                        int64_t b_depth, real *out, int64_t out_row,             \
-                                       int accumulate) {                                        \
+                                       int accumulate, const char *ahead, int64_t ahead_step) { \
         while (rows > 0) {                                                                      \
             const int64_t n = rows < ROWS_OF(WIDTH) ? rows : ROWS_OF(WIDTH);                    \
             switch (n) { TILES }                                                                \
             a += n * a_row;                                                                     \
             out += n * out_row;                                                                 \
             rows -= n;                                                                          \
+            ahead += depth * ahead_step;                                                        \
         }                                                                                       \
     }
 
@@ -78,10 +84,16 @@ static void FN(product)(int64_t rows, int64_t columns, int64_t depth, const void
         const real *ak = a + k * a_depth;
         for (int64_t j = 0, q = 0; j < columns; j += PANEL * LANES, q++) {
             const real *bk = b + q * b_panel + k * b_depth;
+            const int64_t tiles = rows / ROWS_OF(PANEL) + 1;
+            const char *ahead = (const char *)(j + PANEL * LANES < columns ? bk + b_panel
+                                               : k + deep < depth ? b + (k + deep) * b_depth
+                                                                  : bk + deep * b_depth);
+            const int64_t ahead_step =
+                b_depth == PANEL * LANES ? PANEL * REGISTER / tiles + 1 : 0;
             const int64_t left = (columns - j + LANES - 1) / LANES;
 #define CALL(WIDTH)                                                                             \
     JOIN(FN(strip), WIDTH)(rows, deep, ak, a_row, a_depth, bk, b_depth, out + j, out_row,       \
-                           accumulate || k > 0)
+                           accumulate || k > 0, ahead, ahead_step)
 #if PANEL == 4
             if (left >= 4) CALL(4);
             else if (left == 3) CALL(3);
@@ -127,4 +139,5 @@ static void FN(multiply_down)(int64_t rows, int64_t columns, const void *a_, int
 #undef TILES12
 #undef TILES14
 #undef ROWS_OF
+#undef PREFETCH
 #undef DEPTH_BLOCK
