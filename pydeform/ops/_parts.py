@@ -1,0 +1,305 @@
+"""Operations with layouts of their own, as sums of local convolutions.
+
+Each of them is, up to where its arrays lie, a sum over parts of
+
+    place(local_conv(image(x), position(o), factor(m)))
+
+where place, image and factor are linear and position is affine in an argument. A part knows these
+maps and their adjoints; every derivative of the operation is then that of the local convolution
+between them. Arrays are computed with in float32 where they are stored in 16 bits, and rounded to
+storage once.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+from pydeform._arrays import NumpyArray
+from pydeform._shapes import ConvGeometry
+from pydeform.ops import _call
+from pydeform.ops._call import Arrays
+from pydeform.ops._outputs import Wanted
+
+# What a backend's local convolution reads, in its order.
+ROLES = ("image", "position", "factor")
+
+
+class Part(Protocol):
+    """One local convolution, and the maps between its arrays and those of the operation.
+
+    A role is "output" or one of `ROLES`. Arrays for the backend are C-contiguous, channels last.
+    """
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """Of the local convolution."""
+
+    def linear(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what the backend reads, from an argument, a tangent or a cotangent."""
+
+    def position(self, array: NumpyArray | None) -> NumpyArray:
+        """Return the offsets that the backend reads: linear, and what does not depend on array."""
+
+    def factor(self, array: NumpyArray | None) -> NumpyArray:
+        """Return the factors of the taps: linear, or what they are without an argument."""
+
+    def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
+        """Return where in a result the backend can write at once; None means nowhere."""
+
+    def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
+        """Put the adjoint of `linear` at what the backend wrote into a result, or add it there."""
+
+
+class Plan(NamedTuple):
+    """How a call is computed."""
+
+    output: Wanted
+    parts: Sequence[Part]
+    arguments: Mapping[str, str]  # by role
+    summed: frozenset[str] = frozenset()  # arguments, or "output", whose results start from 0
+
+
+def exact(value: float | Fraction, dtype: np.dtype[Any]) -> Any:
+    """Return a scalar of a dtype; a Fraction for object arrays, so that they stay exact."""
+    return Fraction(value) if dtype == object else dtype.type(value)
+
+
+def real(name: str, value: object) -> float:
+    """Return `value` as a finite float."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return number
+
+
+def check_shape(name: str, array: NumpyArray, shape: tuple[int, ...], meaning: str) -> None:
+    """Check the shape of an argument."""
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape} {meaning}, got {array.shape}")
+
+
+def check_axes(name: str, array: NumpyArray, count: int, meaning: str) -> None:
+    """Check how many axes an argument has."""
+    if array.ndim != count:
+        raise ValueError(
+            f"{name}: expected {count} dimensions {meaning}, got {array.ndim}, shape {array.shape}"
+        )
+
+
+def depthwise(
+    batch: int,
+    channels: int,
+    offset_groups: int,
+    size: tuple[int, int],
+    out_size: tuple[int, int],
+    taps: int,
+    kink: str,
+    mode: str = "zeros",
+    base: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> ConvGeometry:
+    """Return the geometry of a local convolution whose taps share one base.
+
+    The base is q*stride - pad with `base` = (stride, pad), an exact integer, and 0 without it: then
+    the offset is the position. A dilation of 0 leaves it to the offset where each tap lies.
+    """
+    stride, pad = ((1, 1), (0, 0)) if base is None else base
+    return ConvGeometry(
+        batch=batch,
+        channels=channels,
+        out_channels=channels,
+        groups=channels,
+        offset_groups=offset_groups,
+        size=size,
+        out_size=out_size,
+        kernel=(1, taps),
+        stride=stride,
+        pad=pad,
+        dilation=(0, 0),
+        mode=mode,
+        kink=kink,
+        channels_last=True,
+        absolute=base is None,
+    )
+
+
+def _shape(g: ConvGeometry, role: str) -> tuple[int, ...]:
+    """Return the shape of a backend's array."""
+    space, channels = {
+        "output": (g.out_size, g.channels),
+        "image": (g.size, g.channels),
+        "position": (g.out_size, g.offset_groups * g.taps * g.rank),
+        "factor": (g.out_size, g.offset_groups * g.taps),
+    }[role]
+    return (g.batch, *space, channels)
+
+
+class _Memory:
+    """Where the results of a call are computed, and memory between that parts share."""
+
+    def __init__(self, plan: Plan, results: Arrays, outputs: Sequence[str]) -> None:
+        self.results = results
+        self.working = {name: _working(result) for name, result in results.items()}
+        for name, array in self.working.items():
+            if ("output" if name in outputs else name) in plan.summed:
+                array[...] = exact(0, array.dtype)
+        self.spare: dict[tuple[str, tuple[int, ...]], NumpyArray] = {}
+
+    def finish(self) -> None:
+        """Round what was computed in a wider dtype than it is stored in."""
+        for name, result in self.results.items():
+            if result is not self.working[name]:
+                result[...] = self.working[name].astype(result.dtype)
+
+
+def _working(result: NumpyArray) -> NumpyArray:
+    return np.empty(result.shape, np.float32) if result.dtype.itemsize == 2 else result
+
+
+class _Step:
+    """One part of a call: what the backend reads and writes."""
+
+    def __init__(self, plan: Plan, part: Part, memory: _Memory) -> None:
+        self.plan, self.part, self.memory = plan, part, memory
+        self.written: list[tuple[str, NumpyArray, NumpyArray]] = []
+
+    def arguments(self, arrays: Arrays) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+        """Image, position and factor."""
+        image, position, factor = (arrays.get(self._name(role)) for role in ROLES)
+        return (
+            self.part.linear("image", cast("NumpyArray", image)),
+            self.part.position(position),
+            self.part.factor(factor),
+        )
+
+    def _name(self, role: str) -> str:
+        return self.plan.arguments.get(role, "")
+
+    def linears(self, arrays: Arrays) -> tuple[NumpyArray | None, ...]:
+        """What the backend reads of tangents or of cotangents of gradients; None is 0."""
+        given = ((role, arrays.get(self._name(role))) for role in ROLES)
+        return tuple(None if a is None else self.part.linear(role, a) for role, a in given)
+
+    def write(self, role: str, name: str) -> NumpyArray | None:
+        """Return memory for what the backend writes; None where it is not needed."""
+        result = self.memory.working.get(name)
+        if result is None:
+            return None
+        found = self.part.memory(role, result)
+        if found is None:
+            key = (f"{role} {name}", _shape(self.part.geometry, role))
+            found = self.memory.spare.get(key)
+            if found is None:
+                found = self.memory.spare[key] = np.empty(key[1], result.dtype)
+            self.written.append((role, found, result))
+        return found
+
+    def writes(self) -> tuple[NumpyArray | None, ...]:
+        """Memory for what belongs to image, position and factor."""
+        return tuple(self.write(role, self._name(role)) for role in ROLES)
+
+    def finish(self) -> None:
+        """Move what the backend wrote to where it belongs."""
+        for role, values, result in self.written:
+            self.part.add(role, values, result)
+
+
+def _steps(plan: Plan, results: Arrays, *outputs: str) -> Iterator[_Step]:
+    """Go through the parts; what a step has written is placed when the next one is asked for."""
+    memory = _Memory(plan, results, outputs)
+    for part in plan.parts:
+        step = _Step(plan, part, memory)
+        yield step
+        step.finish()
+    memory.finish()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Infinities and NaN come and go without a warning."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        yield
+
+
+def _wide(arrays: Arrays) -> dict[str, NumpyArray]:
+    return {name: _call.working(array) for name, array in arrays.items()}
+
+
+@_quiet()
+def _forward(backend: Any, plan: Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:
+    arrays = _wide(arrays)
+    for step in _steps(plan, results, "out"):
+        backend.local_conv(step.part.geometry, *step.arguments(arrays), step.write("output", "out"))
+
+
+@_quiet()
+def _backward(
+    backend: Any,
+    plan: Plan,
+    grad_output: NumpyArray,
+    arrays: Arrays,
+    results: dict[str, NumpyArray],
+) -> None:
+    arrays, grad_output = _wide(arrays), _call.working(grad_output)
+    for step in _steps(plan, results):
+        backend.local_conv_backward(
+            step.part.geometry,
+            step.part.linear("output", grad_output),
+            *step.arguments(arrays),
+            step.writes(),
+        )
+
+
+@_quiet()
+def _jvp(
+    backend: Any, plan: Plan, tangents: Arrays, arrays: Arrays, results: dict[str, NumpyArray]
+) -> None:
+    arrays, tangents = _wide(arrays), _wide(tangents)
+    names = ("output", "output_tangent")
+    for step in _steps(plan, results, *names):
+        backend.local_conv_jvp(
+            step.part.geometry,
+            *step.arguments(arrays),
+            step.linears(tangents),
+            *(step.write("output", name) for name in names),
+        )
+
+
+@_quiet()
+def _double_backward(
+    backend: Any,
+    plan: Plan,
+    grad_grads: Arrays,
+    grad_output: NumpyArray,
+    arrays: Arrays,
+    results: dict[str, NumpyArray],
+) -> None:
+    arrays, grad_grads = _wide(arrays), _wide(grad_grads)
+    grad_output = _call.working(grad_output)
+    for step in _steps(plan, results, "grad_output"):
+        backend.local_conv_double_backward(
+            step.part.geometry,
+            step.linears(grad_grads),
+            step.part.linear("output", grad_output),
+            *step.arguments(arrays),
+            (step.write("output", "grad_output"), *step.writes()),
+        )
+
+
+# The rules of an operation whose plan is a `Plan`.
+rules = partial(
+    _call.Rules,
+    forward=_forward,
+    backward=_backward,
+    jvp=_jvp,
+    double_backward=_double_backward,
+)
