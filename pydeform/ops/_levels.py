@@ -1,0 +1,190 @@
+"""The levels of multi-scale deformable attention: their table, its checks, and one part each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from pydeform import _shapes
+from pydeform._arrays import NumpyArray, as_numpy, device_of, ready
+from pydeform._shapes import ConvGeometry
+from pydeform.ops import _checks, _parts
+from pydeform.ops._call import Arrays
+from pydeform.ops._outputs import Wanted
+
+NAMES = ("value", "sampling_locations", "attention_weights")
+
+
+class Options(NamedTuple):
+    """What a caller passes beside the arrays with gradients, as it was written."""
+
+    spatial_shapes: object
+    level_start_index: object
+    kink: object
+
+
+class Part:
+    """One level of one sample of the batch: a contiguous piece of value.
+
+    Parameters
+    ----------
+    sample, level
+        Which ones.
+    start
+        Where the level begins in value.
+    heads
+        M.
+    geometry
+        Of the level's local convolution, whose offsets are positions.
+    """
+
+    def __init__(
+        self, sample: int, level: int, start: int, heads: int, geometry: ConvGeometry
+    ) -> None:
+        self.sample, self.level, self.start = sample, level, start
+        self.heads, self.geometry = heads, geometry
+
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.geometry.out_size[1], self.heads, self.geometry.taps
+
+    def _of(self, role: str, array: NumpyArray) -> NumpyArray:
+        """What belongs to this part, on the memory of the argument."""
+        if role == "image":
+            height, width = self.geometry.size
+            return array[self.sample, self.start : self.start + height * width]
+        if role == "output":
+            return array[self.sample]
+        return array[self.sample, :, :, self.level]  # [Lq, M, P, ...]
+
+    def linear(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what the backend reads, from an argument, a tangent or a cotangent."""
+        if role == "position":
+            return self._turned(array, None)
+        g = self.geometry
+        space = g.size if role == "image" else g.out_size
+        return ready(self._of(role, array)).reshape(1, *space, -1)
+
+    def position(self, array: NumpyArray | None) -> NumpyArray:
+        """Return the positions in pixels, as (y, x)."""
+        return self._turned(cast("NumpyArray", array), 0.5)
+
+    def factor(self, array: NumpyArray | None) -> NumpyArray:
+        """Return the attention weights."""
+        return self.linear("factor", cast("NumpyArray", array))
+
+    def _turned(self, array: NumpyArray, origin: float | None) -> NumpyArray:
+        """From (x, y) in sizes to (y, x) in pixels."""
+        locations = self._of("position", array)
+        result = np.empty((*self._shape, 2), array.dtype)
+        for axis, size in enumerate(self.geometry.size):
+            target = result[..., axis]
+            np.multiply(locations[..., 1 - axis], _parts.exact(size, array.dtype), out=target)
+            if origin is not None:
+                np.subtract(target, _parts.exact(origin, array.dtype), out=target)
+        return result.reshape(1, 1, self._shape[0], -1)
+
+    def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
+        """Return the piece of value, and the output where the first level is written."""
+        if role == "image" or (role == "output" and self.level == 0):
+            g = self.geometry
+            space = g.size if role == "image" else g.out_size
+            return self._of(role, result).reshape(1, *space, -1, copy=False)
+        return None
+
+    def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
+        """Write the adjoint of `linear`; later levels are added to the output."""
+        target = self._of(role, result)
+        if role == "output":
+            np.add(target, values.reshape(target.shape), out=target)
+        elif role == "factor":
+            target[...] = values.reshape(target.shape)
+        else:
+            values = values.reshape(*self._shape, 2)
+            for axis, size in enumerate(self.geometry.size):
+                scale = _parts.exact(size, values.dtype)
+                np.multiply(values[..., axis], scale, out=target[..., 1 - axis])
+
+
+def _table(name: str, value: object, columns: int) -> list[tuple[int, ...]]:
+    """Return a table of integers, from an array or from nested sequences."""
+    expected = "(height, width) of every level" if columns == 2 else "the start of every level"
+    if hasattr(value, "__dlpack__"):
+        device = device_of(name, value)
+        if device != "cpu":
+            raise TypeError(f"{name}: expected an array on the CPU, got one on {device}")
+        array = as_numpy(name, value)
+    else:
+        try:
+            array = np.array(value)
+        except ValueError:  # rows of different lengths
+            array = np.empty(0)
+    ndim = 2 if columns == 2 else 1
+    if array.ndim != ndim or 0 in array.shape or array.shape[1:] != (2,) * (ndim - 1):
+        shape = "(levels, 2)" if columns == 2 else "(levels,)"
+        raise ValueError(f"{name}: expected shape {shape}, {expected}, got {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, {expected}, got dtype {array.dtype}")
+    return [tuple(row) for row in array.reshape(len(array), -1).tolist()]
+
+
+def _levels(value: NumpyArray, options: Options) -> list[tuple[int, int, int]]:
+    """Return (start, height, width) of every level, checked against the length of value."""
+    sizes = _table("spatial_shapes", options.spatial_shapes, 2)
+    starts = _table("level_start_index", options.level_start_index, 1)
+    for size in sizes:
+        if min(size) < 1:
+            raise ValueError(f"spatial_shapes: expected sizes of at least 1, got {size}")
+    length = sum(height * width for height, width in sizes)
+    if length != value.shape[1]:
+        raise ValueError(
+            f"spatial_shapes: expected levels that add up to the length of value, "
+            f"{value.shape[1]}, got {sizes}, {length} in all"
+        )
+    ends = np.cumsum([height * width for height, width in sizes]).tolist()
+    expected = [0, *ends[:-1]]
+    found = [start for (start,) in starts]
+    if found != expected:
+        raise ValueError(
+            f"level_start_index: expected {expected}, where the levels {sizes} begin, got {found}"
+        )
+    return [(start, h, w) for start, (h, w) in zip(expected, sizes, strict=True)]
+
+
+def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Plan:
+    """Check everything and return how attention is computed."""
+    value, locations, _ = (arrays[name] for name in NAMES)
+    _checks.check_dtypes(arrays, accepted, "value", NAMES[1:])
+    kink = _checks.choice("kink", options.kink, _checks.KINKS)
+    _parts.check_axes("value", value, 4, "(batch, length, heads, channels)")
+    if 0 in value.shape[1:]:
+        raise ValueError(
+            "value: expected at least one element along every axis but the batch, "
+            f"got shape {value.shape}"
+        )
+    levels = _levels(value, options)
+    batch, _, heads, channels = value.shape
+    meaning = "(batch, queries, heads, levels, points, 2)"
+    _parts.check_axes("sampling_locations", locations, 6, meaning)
+    queries, points = locations.shape[1], locations.shape[4]
+    shape = (batch, queries, heads, len(levels), points)
+    _parts.check_shape("sampling_locations", locations, (*shape, 2), meaning)
+    meaning = meaning.replace(", 2)", ")")
+    _parts.check_shape("attention_weights", arrays["attention_weights"], shape, meaning)
+    if points == 0:
+        raise ValueError(f"sampling_locations: expected at least one point, got {locations.shape}")
+    output = (batch, queries, heads * channels)
+    _shapes.check_bytes("output", output, value.itemsize)
+    parts = []
+    for sample in range(batch if queries else 0):
+        for level, (start, height, width) in enumerate(levels):
+            geometry = _parts.depthwise(
+                1, heads * channels, heads, (height, width), (1, queries), points, kink
+            )
+            parts.append(Part(sample, level, start, heads, geometry))
+    roles = dict(zip(_parts.ROLES, NAMES, strict=True))
+    nothing = frozenset() if queries else frozenset({"value"})
+    return _parts.Plan(Wanted(output, value.dtype), parts, roles, nothing)
