@@ -144,8 +144,12 @@ def output_size(
     kernel: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
+    argument: str = "weight",
 ) -> tuple[int, ...]:
-    """Return the output size per axis; a kernel that does not fit the padded input is an error."""
+    """Return the output size per axis; a kernel that does not fit the padded input is an error.
+
+    `argument` is what the kernel's size comes from, for that error.
+    """
     out = []
     for axis, s, (begin, end), k, step, d in zip(
         AXES[len(size)], size, pads, kernel, stride, dilation, strict=True
@@ -157,7 +161,7 @@ def output_size(
             )
         if extent > padded:
             raise ValueError(
-                f"weight: expected a kernel that fits the padded input along {axis}: "
+                f"{argument}: expected a kernel that fits the padded input along {axis}: "
                 f"size {s} + padding {begin} + {end} = {padded}, "
                 f"got {k} taps with dilation {d}, which span {extent}"
             )

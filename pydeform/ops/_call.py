@@ -135,6 +135,11 @@ class _Buffers(NamedTuple):
         return self.give(self.results[key]) if key in self.results else None
 
 
+def _quiet() -> np.errstate:
+    """NaN and Inf are values here, and 16-bit results may overflow: neither is worth a warning."""
+    return np.errstate(all="ignore")
+
+
 def _key(argument: str, name: str) -> str:
     """Return how messages name an entry of a mapping."""
     return f"{argument}[{name!r}]"
@@ -170,7 +175,8 @@ def forward(rules: Rules, values: Mapping[str, Any], options: Any, out: Any) -> 
     """Return the output; `values` are the arrays by name, None where absent."""
     call = _prepare(rules, values, options, {})
     buffers = call.prepared({"out": call.output}, {} if out is None else {"out": out})
-    rules.forward(call.backend, call.plan, buffers.arrays, buffers.results)
+    with _quiet():
+        rules.forward(call.backend, call.plan, buffers.arrays, buffers.results)
     return buffers.returned("out")
 
 
@@ -189,7 +195,8 @@ def backward(
     call.check_grad_output()
     buffers = call.prepared({_key("out", name): call.like(name) for name in needed}, given)
     arrays = buffers.arrays
-    rules.backward(call.backend, call.plan, arrays["grad_output"], arrays, buffers.write())
+    with _quiet():
+        rules.backward(call.backend, call.plan, arrays["grad_output"], arrays, buffers.write())
     return rules.grads(*(buffers.returned(_key("out", name)) for name in rules.arguments))
 
 
@@ -207,7 +214,8 @@ def jvp(
     call = _prepare(rules, values, options, extra)
     call.check("tangents")
     buffers = call.prepared({_key("out", name): call.output for name in names}, given)
-    rules.jvp(call.backend, call.plan, buffers.of("tangents"), buffers.arrays, buffers.write())
+    with _quiet():
+        rules.jvp(call.backend, call.plan, buffers.of("tangents"), buffers.arrays, buffers.write())
     output, output_tangent = (buffers.returned(_key("out", name)) for name in names)
     return output, output_tangent
 
@@ -231,14 +239,15 @@ def double_backward(
     call.check("grad_grads")
     buffers = call.prepared({_key("out", name): call.like(name) for name in needed}, given)
     arrays = buffers.arrays
-    rules.double_backward(
-        call.backend,
-        call.plan,
-        buffers.of("grad_grads"),
-        arrays["grad_output"],
-        arrays,
-        buffers.write(),
-    )
+    with _quiet():
+        rules.double_backward(
+            call.backend,
+            call.plan,
+            buffers.of("grad_grads"),
+            arrays["grad_output"],
+            arrays,
+            buffers.write(),
+        )
     fields = ("grad_output", *rules.arguments)
     return rules.double_grads(*(buffers.returned(_key("out", name)) for name in fields))
 

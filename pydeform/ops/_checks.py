@@ -89,8 +89,13 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isnative else f"{dtype.name} in foreign byte order"
 
 
-def check_dtypes(arrays: Mapping[str, NumpyArray], accepted: Sequence[str]) -> None:
-    """Check that all share one dtype; offset and mask may stay float32 beside 16-bit arrays."""
+def check_dtypes(
+    arrays: Mapping[str, NumpyArray],
+    accepted: Sequence[str],
+    main: str = "input",
+    wide: Sequence[str] = ("offset", "mask"),
+) -> None:
+    """Check that all share the dtype of `main`; those in `wide` may be float32 beside 16 bits."""
     found = {name: dtype_name(array.dtype) for name, array in arrays.items()}
     for name, dtype in found.items():
         if dtype not in accepted:
@@ -100,20 +105,17 @@ def check_dtypes(arrays: Mapping[str, NumpyArray], accepted: Sequence[str]) -> N
                 else ""
             )
             raise TypeError(f"{name}: expected one of {tuple(accepted)}, got {dtype}{hint}")
-    main = found["input"]
-    positions = {name: dtype for name, dtype in found.items() if name in ("offset", "mask")}
-    others = {dtype for name, dtype in found.items() if name not in positions}
-    fine = {main, "float32"} if main in ("float16", "bfloat16") else {main}
-    if (
-        others == {main}
-        and len(set(positions.values())) <= 1
-        and fine.issuperset(positions.values())
-    ):
+    of_main = found[main]
+    free = {name: dtype for name, dtype in found.items() if name in wide}
+    others = {dtype for name, dtype in found.items() if name not in free}
+    fine = {of_main, "float32"} if of_main in ("float16", "bfloat16") else {of_main}
+    if others == {of_main} and len(set(free.values())) <= 1 and fine.issuperset(free.values()):
         return
     got = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
     expected = "expected one dtype for all arrays"
-    if main in ("float16", "bfloat16"):
-        expected += f" (offset and mask may both be float32 beside {main})"
+    if of_main in ("float16", "bfloat16"):
+        may = f"{' and '.join(wide)} may {'both ' * (len(wide) == 2)}be float32"
+        expected += f" ({may} beside {of_main})"
     raise TypeError(f"mixed dtypes: {expected}, got {got}")
 
 
