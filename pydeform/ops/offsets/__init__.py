@@ -1,0 +1,115 @@
+"""Offsets, masks and positions made from few parameters, each with its exact derivatives.
+
+What these functions return goes into `pydeform.deform_conv2d` and its like; a gradient by the
+offset goes back through `X_backward` to the parameters. See docs/reference/offsets.md.
+"""
+
+from pydeform.ops.offsets._constraint import Ball, Box, resolve_constraint
+from pydeform.ops.offsets._lattice import (
+    affine_lattice,
+    affine_lattice_backward,
+    affine_lattice_double_backward,
+    affine_lattice_jvp,
+    flip_matrix,
+    resize_matrix,
+    rotation_matrix,
+    turn_matrix,
+)
+from pydeform.ops.offsets._locations import (
+    same_padding,
+    sampling_locations,
+    sampling_locations_backward,
+    sampling_locations_double_backward,
+    sampling_locations_jvp,
+)
+from pydeform.ops.offsets._project import (
+    constrain,
+    constrain_backward,
+    constrain_double_backward,
+    constrain_jvp,
+    project_ball,
+    project_ball_backward,
+    project_ball_double_backward,
+    project_ball_jvp,
+    project_box,
+    project_box_backward,
+    project_box_double_backward,
+    project_box_jvp,
+)
+from pydeform.ops.offsets._scale import (
+    scale_taps,
+    scale_taps_backward,
+    scale_taps_double_backward,
+    scale_taps_jvp,
+)
+from pydeform.ops.offsets._taps import (
+    cumulative_taps,
+    cumulative_taps_backward,
+    cumulative_taps_double_backward,
+    cumulative_taps_jvp,
+    static_offsets,
+    static_offsets_backward,
+    static_offsets_double_backward,
+    static_offsets_jvp,
+)
+from pydeform.ops.offsets._window import (
+    box_window,
+    box_window_backward,
+    box_window_double_backward,
+    box_window_jvp,
+    gaussian_window,
+    gaussian_window_backward,
+    gaussian_window_double_backward,
+    gaussian_window_jvp,
+)
+
+__all__ = [
+    "Ball",
+    "Box",
+    "affine_lattice",
+    "affine_lattice_backward",
+    "affine_lattice_double_backward",
+    "affine_lattice_jvp",
+    "box_window",
+    "box_window_backward",
+    "box_window_double_backward",
+    "box_window_jvp",
+    "constrain",
+    "constrain_backward",
+    "constrain_double_backward",
+    "constrain_jvp",
+    "cumulative_taps",
+    "cumulative_taps_backward",
+    "cumulative_taps_double_backward",
+    "cumulative_taps_jvp",
+    "flip_matrix",
+    "gaussian_window",
+    "gaussian_window_backward",
+    "gaussian_window_double_backward",
+    "gaussian_window_jvp",
+    "project_ball",
+    "project_ball_backward",
+    "project_ball_double_backward",
+    "project_ball_jvp",
+    "project_box",
+    "project_box_backward",
+    "project_box_double_backward",
+    "project_box_jvp",
+    "resize_matrix",
+    "resolve_constraint",
+    "rotation_matrix",
+    "same_padding",
+    "sampling_locations",
+    "sampling_locations_backward",
+    "sampling_locations_double_backward",
+    "sampling_locations_jvp",
+    "scale_taps",
+    "scale_taps_backward",
+    "scale_taps_double_backward",
+    "scale_taps_jvp",
+    "static_offsets",
+    "static_offsets_backward",
+    "static_offsets_double_backward",
+    "static_offsets_jvp",
+    "turn_matrix",
+]
