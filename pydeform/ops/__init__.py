@@ -1,5 +1,6 @@
 """What each operation means: its documentation, its checks and the shapes of its results."""
 
+from pydeform.ops import conventions, offsets
 from pydeform.ops._deform_conv1d import (
     deform_conv1d,
     deform_conv1d_backward,
@@ -41,6 +42,12 @@ from pydeform.ops.local_conv import (
     local_conv3d_double_backward,
     local_conv3d_jvp,
 )
+from pydeform.ops.mix_kernels import (
+    mix_kernels,
+    mix_kernels_backward,
+    mix_kernels_double_backward,
+    mix_kernels_jvp,
+)
 from pydeform.ops.sample import (
     sample,
     sample_backward,
@@ -61,6 +68,7 @@ __all__ = [
     "SampleGrads",
     "SplatDoubleGrads",
     "SplatGrads",
+    "conventions",
     "deform_conv1d",
     "deform_conv1d_backward",
     "deform_conv1d_double_backward",
@@ -85,6 +93,11 @@ __all__ = [
     "local_conv3d_backward",
     "local_conv3d_double_backward",
     "local_conv3d_jvp",
+    "mix_kernels",
+    "mix_kernels_backward",
+    "mix_kernels_double_backward",
+    "mix_kernels_jvp",
+    "offsets",
     "sample",
     "sample_backward",
     "sample_double_backward",

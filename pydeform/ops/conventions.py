@@ -1,0 +1,1 @@
+"""Between the layouts of other libraries and those of this one, exactly."""
