@@ -55,10 +55,12 @@ class Part:
         """What belongs to this part, on the memory of the argument."""
         if role == "image":
             height, width = self.geometry.size
-            return array[self.sample, self.start : self.start + height * width]
-        if role == "output":
-            return array[self.sample]
-        return array[self.sample, :, :, self.level]  # [Lq, M, P, ...]
+            piece: NumpyArray = array[self.sample, self.start : self.start + height * width]
+        elif role == "output":
+            piece = array[self.sample]
+        else:
+            piece = array[self.sample, :, :, self.level]  # [Lq, M, P, ...]
+        return piece
 
     def linear(self, role: str, array: NumpyArray) -> NumpyArray:
         """Return what the backend reads, from an argument, a tangent or a cotangent."""
@@ -92,7 +94,8 @@ class Part:
         if role == "image" or (role == "output" and self.level == 0):
             g = self.geometry
             space = g.size if role == "image" else g.out_size
-            return self._of(role, result).reshape(1, *space, -1, copy=False)
+            piece: NumpyArray = self._of(role, result).reshape(1, *space, -1, copy=False)
+            return piece
         return None
 
     def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:

@@ -48,8 +48,8 @@ class Part(Protocol):
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the offsets that the backend reads: linear, and what does not depend on array."""
 
-    def factor(self, array: NumpyArray | None) -> NumpyArray:
-        """Return the factors of the taps: linear, or what they are without an argument."""
+    def factor(self, array: NumpyArray | None) -> NumpyArray | None:
+        """Return the factors of the taps; None is 1 everywhere."""
 
     def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
         """Return where in a result the backend can write at once; None means nowhere."""
@@ -172,7 +172,7 @@ class _Step:
         self.plan, self.part, self.memory = plan, part, memory
         self.written: list[tuple[str, NumpyArray, NumpyArray]] = []
 
-    def arguments(self, arrays: Arrays) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    def arguments(self, arrays: Arrays) -> tuple[NumpyArray, NumpyArray, NumpyArray | None]:
         """Image, position and factor."""
         image, position, factor = (arrays.get(self._name(role)) for role in ROLES)
         return (
