@@ -25,7 +25,31 @@ from pydeform.ops._sampling_rules import (
     SplatDoubleGrads,
     SplatGrads,
 )
+from pydeform.ops.dcnv3 import (
+    Dcnv3DoubleGrads,
+    Dcnv3Grads,
+    dcnv3,
+    dcnv3_backward,
+    dcnv3_double_backward,
+    dcnv3_jvp,
+)
+from pydeform.ops.dcnv4 import (
+    Dcnv4DoubleGrads,
+    Dcnv4Grads,
+    dcnv4,
+    dcnv4_backward,
+    dcnv4_double_backward,
+    dcnv4_jvp,
+)
 from pydeform.ops.deform_conv import DeformConvDoubleGrads, DeformConvGrads
+from pydeform.ops.deform_roi_pool import (
+    DeformRoiPoolDoubleGrads,
+    DeformRoiPoolGrads,
+    deform_roi_pool,
+    deform_roi_pool_backward,
+    deform_roi_pool_double_backward,
+    deform_roi_pool_jvp,
+)
 from pydeform.ops.local_conv import (
     LocalConvDoubleGrads,
     LocalConvGrads,
@@ -48,6 +72,22 @@ from pydeform.ops.mix_kernels import (
     mix_kernels_double_backward,
     mix_kernels_jvp,
 )
+from pydeform.ops.ms_deform_attn import (
+    MsDeformAttnDoubleGrads,
+    MsDeformAttnGrads,
+    ms_deform_attn,
+    ms_deform_attn_backward,
+    ms_deform_attn_double_backward,
+    ms_deform_attn_jvp,
+)
+from pydeform.ops.roi_align import (
+    RoiAlignDoubleGrads,
+    RoiAlignGrads,
+    roi_align,
+    roi_align_backward,
+    roi_align_double_backward,
+    roi_align_jvp,
+)
 from pydeform.ops.sample import (
     sample,
     sample_backward,
@@ -60,15 +100,33 @@ from pydeform.ops.sample import (
 )
 
 __all__ = [
+    "Dcnv3DoubleGrads",
+    "Dcnv3Grads",
+    "Dcnv4DoubleGrads",
+    "Dcnv4Grads",
     "DeformConvDoubleGrads",
     "DeformConvGrads",
+    "DeformRoiPoolDoubleGrads",
+    "DeformRoiPoolGrads",
     "LocalConvDoubleGrads",
     "LocalConvGrads",
+    "MsDeformAttnDoubleGrads",
+    "MsDeformAttnGrads",
+    "RoiAlignDoubleGrads",
+    "RoiAlignGrads",
     "SampleDoubleGrads",
     "SampleGrads",
     "SplatDoubleGrads",
     "SplatGrads",
     "conventions",
+    "dcnv3",
+    "dcnv3_backward",
+    "dcnv3_double_backward",
+    "dcnv3_jvp",
+    "dcnv4",
+    "dcnv4_backward",
+    "dcnv4_double_backward",
+    "dcnv4_jvp",
     "deform_conv1d",
     "deform_conv1d_backward",
     "deform_conv1d_double_backward",
@@ -81,6 +139,10 @@ __all__ = [
     "deform_conv3d_backward",
     "deform_conv3d_double_backward",
     "deform_conv3d_jvp",
+    "deform_roi_pool",
+    "deform_roi_pool_backward",
+    "deform_roi_pool_double_backward",
+    "deform_roi_pool_jvp",
     "local_conv1d",
     "local_conv1d_backward",
     "local_conv1d_double_backward",
@@ -97,7 +159,15 @@ __all__ = [
     "mix_kernels_backward",
     "mix_kernels_double_backward",
     "mix_kernels_jvp",
+    "ms_deform_attn",
+    "ms_deform_attn_backward",
+    "ms_deform_attn_double_backward",
+    "ms_deform_attn_jvp",
     "offsets",
+    "roi_align",
+    "roi_align_backward",
+    "roi_align_double_backward",
+    "roi_align_jvp",
     "sample",
     "sample_backward",
     "sample_double_backward",

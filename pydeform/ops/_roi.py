@@ -160,7 +160,7 @@ class Part:
         """Return the mask for every sample of a bin; None for 1."""
         return None if array is None else self.linear("factor", array)
 
-    def memory(self, role: str, result: NumpyArray) -> None:  # noqa: ARG002
+    def memory(self, role: str, result: NumpyArray) -> None:
         """Return None: nothing lies as the backend writes it."""
 
     def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
