@@ -1,1 +1,0 @@
-"""Between the layouts of other libraries and those of this one, exactly."""

@@ -1,0 +1,73 @@
+"""What the converters share: arrays in and out, and the layout of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pydeform import _arrays, _shapes
+from pydeform._arrays import NumpyArray
+from pydeform.ops._checks import check_like
+
+
+class OffsetMask(NamedTuple):
+    """An offset [N, Go*K*2, Ho, Wo] and its mask [N, Go*K, Ho, Wo]."""
+
+    offset: Any
+    mask: Any
+
+
+def take(values: Mapping[str, Any]) -> tuple[dict[str, NumpyArray], Callable[[NumpyArray], Any]]:
+    """Return the arrays of a call, all of one floating dtype, and how to give results back."""
+    taken = _arrays.take(values, like=next(iter(values)))
+    if taken.device != "cpu":
+        raise TypeError(
+            f"arrays on {taken.device}: expected arrays on the CPU; move them there first"
+        )
+    dtypes = {name: array.dtype.name for name, array in taken.arrays.items()}
+    for name, dtype in dtypes.items():
+        if not dtype.startswith(("float", "bfloat16", "longdouble")):
+            raise TypeError(f"{name}: expected a floating dtype, got {dtype}")
+    if len(set(dtypes.values())) > 1:
+        got = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"mixed dtypes: expected one dtype for all arrays, got {got}")
+
+    def give(array: NumpyArray) -> Any:
+        return taken.give(np.array(array, order="C", copy=True))
+
+    return taken.arrays, give
+
+
+def kernel_of(value: object) -> tuple[int, ...]:
+    """Return rows and columns of a kernel."""
+    return _shapes.per_axis("kernel_size", value, 2, 1)
+
+
+def groups_of(name: str, array: NumpyArray, axis: int, unit: int, meaning: str) -> int:
+    """Return how many groups of `unit` channels an array of 4 axes has."""
+    if array.ndim != 4:
+        raise ValueError(
+            f"{name}: expected 4 dimensions {meaning}, got {array.ndim}, shape {array.shape}"
+        )
+    channels: int = array.shape[axis]
+    if channels == 0 or channels % unit:
+        raise ValueError(
+            f"{name}: expected channels in multiples of {unit}, {meaning}, got {channels}, "
+            f"shape {array.shape}"
+        )
+    return channels // unit
+
+
+def split_ours(arrays: dict[str, NumpyArray], taps: int) -> tuple[NumpyArray, NumpyArray | None]:
+    """Return offset [N, G, K, 2, H, W] and mask [N, G, K, H, W]."""
+    offset = arrays["offset"]
+    groups = groups_of("offset", offset, 1, 2 * taps, "(batch, G*K*2, H, W)")
+    batch, _, height, width = offset.shape
+    if "mask" in arrays:
+        shape = (batch, groups * taps, height, width)
+        check_like("mask", arrays["mask"], "the offset's positions", shape, offset.dtype)
+    split = offset.reshape(batch, groups, taps, 2, height, width)
+    mask = arrays.get("mask")
+    return split, None if mask is None else mask.reshape(batch, groups, taps, height, width)
