@@ -28,17 +28,25 @@
     default: BODY(27, __VA_ARGS__); break;  \
     }
 
+/* Long rows of channels come from far: those of two positions on are asked for meanwhile. */
+#define SOON 2
+#define FAR_BYTES 512
+
 INLINE void FN(blend_body)(const int corners, int64_t stride, const int64_t *read,
                            const real *weight, const real *scale, const real *x, int64_t channels,
-                           int64_t count, const real *zeros, const int accumulate, real *column,
-                           int64_t column_row) {
+                           int64_t count, const real *zeros, const int accumulate, const int far,
+                           real *column, int64_t column_row) {
     for (int64_t t = 0; t < count; t++) {
-        const real *from[PYD_MAX_CORNERS];
+        const real *from[PYD_MAX_CORNERS], *soon[PYD_MAX_CORNERS];
         vreal w[PYD_MAX_CORNERS];
         UNROLL for (int b = 0; b < corners; b++) {
             const int64_t at = read[b * stride + t];
             from[b] = at < 0 ? zeros : x + at;
             w[b] = FN(all)(weight[b * stride + t]);
+            if (far) {
+                const int64_t next = t + SOON < count ? read[b * stride + t + SOON] : -1;
+                soon[b] = next < 0 ? zeros : x + next;
+            }
         }
         const vreal s = FN(all)(scale ? scale[t] : (real)1);
         real *to = column + t * column_row;
@@ -46,6 +54,7 @@ INLINE void FN(blend_body)(const int corners, int64_t stride, const int64_t *rea
     {                                                                               \
         vreal sum = w[0] * LOAD(from[0] + c, tail);                                 \
         UNROLL for (int b = 1; b < corners; b++) sum += w[b] * LOAD(from[b] + c, tail); \
+        if (far) UNROLL for (int b = 0; b < corners; b++) __builtin_prefetch(soon[b] + c); \
         sum *= s;                                                                   \
         if (accumulate) sum += LOAD(to + c, tail);                                  \
         STORE(to + c, sum, tail);                                                   \
@@ -59,12 +68,17 @@ static void FN(blend)(int corners, int64_t stride, const int64_t *read, const vo
                       const void *scale, const void *x, int64_t channels, int64_t count,
                       const void *zeros, int accumulate, void *column, int64_t column_row) {
     if (accumulate)
-        BY_CORNERS(FN(blend_body), stride, read, weight, scale, x, channels, count, zeros, 1,
+        BY_CORNERS(FN(blend_body), stride, read, weight, scale, x, channels, count, zeros, 1, 0,
+                   column, column_row)
+    else if (channels * (int64_t)sizeof(real) >= FAR_BYTES)
+        BY_CORNERS(FN(blend_body), stride, read, weight, scale, x, channels, count, zeros, 0, 1,
                    column, column_row)
     else
-        BY_CORNERS(FN(blend_body), stride, read, weight, scale, x, channels, count, zeros, 0,
+        BY_CORNERS(FN(blend_body), stride, read, weight, scale, x, channels, count, zeros, 0, 0,
                    column, column_row)
 }
+#undef SOON
+#undef FAR_BYTES
 
 /* dots of the last LANES positions from their registers of sums; rows are padded that far. */
 #define ADD_UP(sum)                                                            \
