@@ -203,7 +203,7 @@ class Part:
         if role == "position":
             return self._turned(array, None)
         if role == "factor":
-            return ready(self._factors(array)).reshape(*self._shape[:3], -1)
+            return self._flat(ready(self._factors(array)), 1)
         return array
 
     def position(self, array: NumpyArray | None) -> NumpyArray:
@@ -214,6 +214,11 @@ class Part:
     def factor(self, array: NumpyArray | None) -> NumpyArray:
         """Return the mask."""
         return self.linear("factor", cast("NumpyArray", array))
+
+    def _flat(self, array: NumpyArray, each: int) -> NumpyArray:
+        """[N, Ho, Wo, G*K*each]."""
+        g = self.geometry
+        return array.reshape(*self._shape[:3], g.offset_groups * g.taps * each)
 
     def _turned(self, array: NumpyArray, start: NumpyArray | None) -> NumpyArray:
         """From (x, y) to (y, x), scaled, and moved by `start`."""
@@ -232,7 +237,7 @@ class Part:
             else:
                 np.multiply(source, scale, out=target)
                 np.add(target, row, out=target)
-        return result.reshape(*self._shape[:3], -1)
+        return self._flat(result, 2)
 
     def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
         """Return the result itself where it lies as the backend writes."""
