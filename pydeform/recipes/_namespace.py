@@ -134,3 +134,11 @@ def neighbours(xp: Any, x: Array, kernel: tuple[int, ...], **options: Any) -> Ar
     weight = xp.reshape(weight, (channels * taps, 1, *kernel))
     read = convolve(x, weight, **options)
     return xp.reshape(read, (x.shape[0], channels, taps, *read.shape[2:]))
+
+
+def half(name: str, weight: Array) -> tuple[int, ...]:
+    """Return the padding that keeps the size: half of each kernel size, which are odd."""
+    kernel = tuple(weight.shape[2:])
+    if any(size % 2 == 0 for size in kernel):
+        raise ValueError(f"{name}: expected a kernel of odd sizes, got {kernel}")
+    return tuple(size // 2 for size in kernel)

@@ -129,7 +129,7 @@ class Traced:
     __matmul__, __rmatmul__ = _operator(_adjoints.matmul)
     __lt__, __le__ = _comparison("__lt__"), _comparison("__le__")
     __gt__, __ge__ = _comparison("__gt__"), _comparison("__ge__")
-    __eq__, __ne__ = _comparison("__eq__"), _comparison("__ne__")  # type: ignore[assignment]
+    __eq__, __ne__ = _comparison("__eq__"), _comparison("__ne__")
 
     def __neg__(self) -> Any:
         return apply(_adjoints.negative, self)

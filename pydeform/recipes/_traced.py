@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy import (
     arange,
-    bool,
     eye,
     float32,
     float64,
@@ -32,7 +31,7 @@ from pydeform.recipes._adjoints import Axis, Ruled
 from pydeform.recipes._tape import Traced, apply, value_of
 
 __all__ = [
-    "abs", "add", "arange", "asarray", "bool", "broadcast_to", "concat", "cos", "divide", "exp",
+    "abs", "add", "arange", "asarray", "broadcast_to", "concat", "cos", "divide", "exp",
     "expand_dims", "eye", "flip", "float32", "float64", "floor", "full", "int64", "isdtype",
     "linspace", "log", "matmul", "max", "maximum", "mean", "minimum", "multiply", "negative",
     "ones", "ones_like", "permute_dims", "pi", "pow", "reshape", "result_type", "sin", "sqrt",

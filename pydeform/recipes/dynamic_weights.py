@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from pydeform.recipes._namespace import (
@@ -233,6 +234,7 @@ def odconv(
     xp = namespace(input=input, experts=experts, squeeze=squeeze, spatial=spatial, kernel=kernel)
     divisor = positive("temperature", temperature)
     n, (e, co, c, *k) = input.shape[0], experts.shape
+    shape_of("kernel", kernel, (e, squeeze.shape[0]), "(experts, squeezed)")
     hidden = relu(xp, linear(xp, pool(xp, input), squeeze))
     weight = mix_kernels(softmax(xp, linear(xp, hidden, kernel) / divisor), experts)
     for name, head, axes in (
@@ -240,11 +242,7 @@ def odconv(
         ("channel", channel, (1, c, *(1,) * len(k))),
         ("filter", filter, (co, 1, *(1,) * len(k))),
     ):
-        size = 1
-        for length in axes:
-            size *= length
-        shape_of(name, head, (size, squeeze.shape[0]), "(weighted elements, squeezed)")
+        shape_of(name, head, (prod(axes), squeeze.shape[0]), "(weighted elements, squeezed)")
         attention = sigmoid(xp, linear(xp, hidden, head) / divisor)
         weight = weight * xp.reshape(attention, (n, *axes))
-    shape_of("kernel", kernel, (e, squeeze.shape[0]), "(experts, squeezed)")
     return convolve(input, weight, **options)
