@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import pydeform
 from pydeform.testing import (
     Case,
+    deform_conv_call,
     deform_conv_case,
     expected,
     first_order,
@@ -22,7 +23,7 @@ from pydeform.testing import (
     unit_roundoff,
 )
 from pydeform.testing.bounds import sizes_and_counts
-from pydeform.testing.operations import OPERATIONS
+from pydeform.testing.operations import DEFORM_CONV
 from pydeform.testing.strategies import deform_conv_cases
 from pydeform.testing.values import FRACTION_BITS, KINDS
 
@@ -59,9 +60,10 @@ def test_dyadic_cases_are_exact_in_any_order(rank, kind, data):
         assert np.max(size, initial=0) / smallest <= significand, name
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@pytest.mark.parametrize("operation", DEFORM_CONV, ids=lambda operation: operation.name)
 def test_dyadic_examples_are_exact_in_any_order(operation):
-    for example, case in operation.examples("dyadic").items():
+    for example, make in operation.examples.items():
+        case = make("dyadic")
         rank = case.geometry.rank
         smallest = 2.0 ** -(rank * FRACTION_BITS[rank] + 1 + 2)
         for name, size in sizes_and_counts(case)[0].items():
@@ -121,7 +123,7 @@ def test_units_of_the_bound():
 def test_split_coordinates_need_their_slack():
     """A tiny negative offset: 1 - |offset| is rounded, and the far neighbour's weight with it."""
     geometry, _ = make_geometry((2,), (1,))
-    case = Case.of(
+    case = deform_conv_call(
         "deform_conv1d",
         {
             "input": np.array([[[0.0, 1.0]]], np.float32),
@@ -229,7 +231,7 @@ def test_census_of_draws():
 
 def test_case_of_a_call_is_the_case_it_came_from():
     case = deform_conv_case(*small(2, batch=2), 0)
-    again = Case.of(
+    again = deform_conv_call(
         case.operation,
         case.arrays,
         case.options,
@@ -244,7 +246,7 @@ def test_case_of_a_call_is_the_case_it_came_from():
     assert replace(again, options=case.options).names == case.names
 
 
-@pytest.mark.parametrize("name", ["bounds", "cases", "differences", "values"])
+@pytest.mark.parametrize("name", ["bounds", "counted", "differences", "values"])
 def test_examples_in_docstrings(name):
     outcome = doctest.testmod(import_module(f"pydeform.testing.{name}"))
     assert outcome.attempted > 0

@@ -11,7 +11,14 @@ from numpy.typing import DTypeLike
 
 import pydeform
 from pydeform._demo.lens import Array, Correction, Floats, coordinates
-from pydeform.testing import Case, expected, first_order, second_order, unit_roundoff
+from pydeform.testing import (
+    Case,
+    deform_conv_call,
+    expected,
+    first_order,
+    second_order,
+    unit_roundoff,
+)
 
 #: Rows and columns of the crop on which derivatives are checked.
 CROP = 32
@@ -194,7 +201,7 @@ def crop(picture: Floats, undo: Correction) -> Case:
     def draw(array: Floats, largest: int) -> Array:
         return random.integers(-largest, largest + 1, array.shape).astype(np.float64)
 
-    return Case.of(
+    return deform_conv_call(
         "deform_conv2d",
         arrays,
         {"padding": 1},

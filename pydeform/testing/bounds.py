@@ -18,6 +18,7 @@ by is computed, not estimated, and added to the weight in Lambda.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -93,7 +94,7 @@ class Expected:
         """
         if computed.shape != self.value.shape:
             raise ValueError(f"computed: expected shape {self.value.shape}, got {computed.shape}")
-        error = np.abs(_long(computed) - self.value)
+        error = np.abs(long(computed) - self.value)
         with np.errstate(divide="ignore", invalid="ignore"):
             units = np.where(error == 0, 0, error / self.bound)
         units = np.where(np.isnan(units), np.inf, units)
@@ -175,31 +176,54 @@ def expected(case: Case) -> dict[str, Expected]:
     >>> expected(case)["output"].units(output) <= 1
     True
     """
-    values = reference(case.map(_long))
+    values = reference(case.map(long))
     sizes, counts = sizes_and_counts(case)
+    return judged(case, values, {name: (sizes[name], counts[name]) for name in values})
+
+
+def judged(
+    case: Case, values: Results, parts: Mapping[str, tuple[Array, Array | float]]
+) -> dict[str, Expected]:
+    """Return the bounds that sizes Lambda and counts k, `parts` by name, amount to.
+
+    Parameters
+    ----------
+    case : Case
+        What they are of.
+    values : dict of array
+        The results in `longdouble`.
+    parts : mapping of str to (array, array or float)
+        Lambda and k of every result.
+
+    Returns
+    -------
+    dict of Expected
+        gamma_k Lambda (1 + u_out) + u_out |y|, and what of a 16-bit result is lost to underflow.
+    """
     u = unit_roundoff(working_dtype(case.dtype)) + unit_roundoff(_LONG)
     result = {}
-    for name, value in values.items():
-        dtype = _storage(case, name)
+    for name, (size, count) in parts.items():
+        dtype = storage(case, name)
         u_out = unit_roundoff(dtype) if dtype.itemsize == 2 else 0.0
-        tiny = 0.0 if u_out == 0 else _smallest(dtype) / 2
-        gamma = counts[name] * u / (1 - counts[name] * u)
-        bound = gamma * (1 + u_out) * sizes[name] + u_out * np.abs(value) + tiny
-        result[name] = Expected(value, bound)
+        tiny = 0.0 if u_out == 0 else smallest(dtype) / 2
+        gamma = count * u / (1 - count * u)
+        bound = gamma * (1 + u_out) * size + u_out * np.abs(values[name]) + tiny
+        result[name] = Expected(values[name], bound)
     return result
 
 
-def _long(array: Array) -> Array:
+def long(array: Array) -> Array:
+    """Return an array in longdouble."""
     return np.asarray(array).astype(_LONG)
 
 
-def _smallest(dtype: np.dtype[Any]) -> float:
-    """The smallest positive number of a 16-bit dtype."""
+def smallest(dtype: np.dtype[Any]) -> float:
+    """Return the smallest positive number of a 16-bit dtype."""
     return 2.0**-133 if dtype.name == "bfloat16" else 2.0**-24
 
 
-def _storage(case: Case, name: str) -> np.dtype[Any]:
-    """The dtype that a result is stored in: that of the array that it belongs to."""
+def storage(case: Case, name: str) -> np.dtype[Any]:
+    """Return the dtype that a result is stored in: that of the array that it belongs to."""
     argument = name.removeprefix("grad_").removeprefix("second_")
     array = case.arrays.get(argument)
     return case.dtype if array is None else array.dtype

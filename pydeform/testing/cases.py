@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pydeform
-from pydeform._shapes import ConvGeometry
-from pydeform.ops import _checks
 
 Array = NDArray[Any]
 Results = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Move:
+    """How finite differences move an argument.
+
+    Attributes
+    ----------
+    step
+        How far an entry moves; an array, broadcast to the argument's shape, where that differs from
+        entry to entry. A power of two rounds nothing.
+    part
+        Labels 0, 1, ... of entries, broadcast to the argument's shape: along entries of one label
+        together the operation is affine, along others at once it need not be. None where it is
+        along all.
+    smooth
+        True where it is not affine but smooth. Differences of eighth order are taken then, which
+        are exact for polynomials up to that degree; the step should be some 2**-5.
+    """
+
+    step: float | Array = 1.0
+    part: Array | None = None
+    smooth: bool = False
+
+
+#: How an argument moves of which nothing else is said: the operation is affine in all of it.
+PLAIN = Move()
 
 
 @dataclass(frozen=True)
@@ -25,88 +50,31 @@ class Case:
     ----------
     operation
         Public name, such as ``"deform_conv2d"``.
-    geometry
-        What the options and shapes amount to, for the executable specification.
     arrays
-        The array arguments by name; None where the call goes without one.
+        The array arguments that have gradients, by name; None where the call goes without one.
     options
-        The other keyword arguments.
+        The other keyword arguments, among them arrays without gradients.
     grad_output
         Cotangent of the output.
     tangents
         Tangents of `arrays`, by the same names, that serve as cotangents of the gradients as well.
         A name that is missing is a zero tangent.
+    moves
+        How finite differences move the arguments that are not affine in all of their entries.
+    wide
+        The arguments that may be float32 beside 16-bit ones.
+    geometry
+        What the operation's own reference wants to know besides.
     """
 
     operation: str
-    geometry: ConvGeometry
     arrays: Mapping[str, Any]
     options: Mapping[str, Any]
     grad_output: Array
     tangents: Mapping[str, Array]
-
-    @classmethod
-    def of(
-        cls,
-        operation: str,
-        arrays: Mapping[str, Any],
-        options: Mapping[str, Any] | None = None,
-        *,
-        grad_output: Array,
-        tangents: Mapping[str, Array] | None = None,
-    ) -> Case:
-        """Make a case of a deformable convolution from the arguments of a call.
-
-        Parameters
-        ----------
-        operation : {"deform_conv1d", "deform_conv2d", "deform_conv3d"}
-            Public name.
-        arrays : mapping of str to array
-            Of input, offset, weight, bias, mask those that the call has.
-        options : mapping, optional
-            Its other keyword arguments.
-        grad_output : array
-            Cotangent of the output.
-        tangents : mapping of str to array, optional
-            Tangents of the arrays; those that are missing are zero.
-
-        Returns
-        -------
-        Case
-            Sharing the arrays.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> x, w = np.ones((1, 1, 4)), np.ones((1, 1, 3))
-        >>> case = Case.of(
-        ...     "deform_conv1d", {"input": x, "weight": w}, grad_output=np.ones((1, 1, 2))
-        ... )
-        >>> case.geometry.out_size
-        (2,)
-        """
-        rank = int(operation.removeprefix("deform_conv")[0])
-        given = {name: array for name, array in arrays.items() if array is not None}
-        defaults = {
-            "stride": 1,
-            "padding": 0,
-            "dilation": 1,
-            "groups": None,
-            "offset_groups": None,
-            "mode": "zeros",
-            "kink": "right",
-            "layout": "channels_first",
-        }
-        options = dict(options or {})
-        checked = _checks.Options(**{**defaults, **options})
-        return cls(
-            operation=operation,
-            geometry=_checks.geometry_of(rank, given, checked),
-            arrays={name: given.get(name) for name in _checks.ARGUMENTS},
-            options=options,
-            grad_output=grad_output,
-            tangents=dict(tangents or {}),
-        )
+    moves: Mapping[str, Move] = field(default_factory=dict)
+    wide: tuple[str, ...] = ()
+    geometry: Any = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -126,7 +94,7 @@ class Case:
         dtype : dtype
             Of the arrays.
         positions : dtype, optional
-            Of offset and mask instead.
+            Of the arguments in `wide` instead.
 
         Returns
         -------
@@ -135,7 +103,7 @@ class Case:
         """
 
         def cast(name: str, array: Array) -> Array:
-            wide = positions is not None and name in ("offset", "mask")
+            wide = positions is not None and name in self.wide
             return array.astype(positions if wide else dtype)
 
         return replace(

@@ -1,7 +1,7 @@
 """Finite differences without truncation error.
 
-Every operation here is affine in each entry of each argument, and in a single coordinate as long
-as it stays inside its cell. So a central difference is not an approximation: with fractions of
+Most operations are affine in each entry of each argument, and in a single coordinate as long as it
+stays inside its cell. So a central difference is not an approximation: with fractions of
 coordinates in [3/8, 5/8] a step of 1/4 stays inside the open cell, and
 
     (f(a + h e) - f(a - h e)) / (2 h) = df/da(e)
@@ -11,26 +11,47 @@ the step itself rounds nothing. On dyadic values even the rounding is gone.
 
 The same holds one order up, since <t, gradients> is affine in each entry too; its gradient is what
 the double backward computes. One argument moves at a time, and of a coordinate one axis: in two
-axes at once the operations are not affine.
+axes at once the operations are not affine. A case's `moves` say which entries of an argument may
+move together and how far; in an argument that an operation is smooth but not affine in, a
+difference of eighth order is taken, whose truncation error is of the order of rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from pydeform.testing.cases import Array, Case
+from pydeform.testing.cases import PLAIN, Array, Case, Move
 
-#: Steps: coordinates move inside their cell, everything else by one.
+#: By how much a coordinate moves to stay in the cell that it is in the middle of.
 COORDINATE_STEP = 0.25
-STEP = 1.0
+
+# Weights of f(a + j h) - f(a - j h), j = 1, 2, ...: exact for quadratics, and up to degree 8.
+_CENTRAL = (1 / 2,)
+_EIGHTH = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
 
 
-def step_of(name: str) -> float:
-    """Return the step for an argument: `COORDINATE_STEP` for an offset, else `STEP`."""
-    return COORDINATE_STEP if name == "offset" else STEP
+def _array(case: Case, name: str) -> Array:
+    return case.grad_output if name == "grad_output" else np.asarray(case.arrays[name])
+
+
+def _move(case: Case, name: str) -> Move:
+    """How an argument moves; every operation is linear in grad_output."""
+    return case.moves.get(name, PLAIN)
+
+
+def _unit(case: Case, name: str) -> float:
+    """The largest step."""
+    return float(np.max(_move(case, name).step, initial=0))
+
+
+def tangent(case: Case, name: str, direction: Array) -> Array:
+    """Return where `difference` goes in a direction, in units of the largest step."""
+    step = np.broadcast_to(_move(case, name).step, direction.shape)
+    return np.asarray(direction * (step / _unit(case, name)))
 
 
 def difference(function: Callable[[Case], Array], case: Case, name: str, direction: Array) -> Array:
@@ -41,27 +62,31 @@ def difference(function: Callable[[Case], Array], case: Case, name: str, directi
     function : callable
         From a case to an array or a number.
     case : Case
-        Whose offsets have fractions in [3/8, 5/8].
+        Whose coordinates are so far inside their cells that a step of `case.moves` stays there.
     name : str
         The argument that moves, or ``"grad_output"``.
     direction : array
-        Where to, entries of size 1 at most. For an offset only one axis may be other than 0;
+        Where to, entries of size 1 at most, other than 0 only along one part of the argument;
         `directions` makes such.
 
     Returns
     -------
     array
-        The derivative in that direction, exact but for rounding.
+        The derivative along ``tangent(case, name, direction)``, which is the direction itself where
+        all steps are alike; exact but for rounding where the operation is affine.
     """
-    array = case.grad_output if name == "grad_output" else case.arrays[name]
-    step = step_of(name)
-    ahead = function(case.with_array(name, array + step * direction))
-    behind = function(case.with_array(name, array - step * direction))
-    return np.asarray(ahead - behind) / (2 * step)
+    array, move = _array(case, name), _move(case, name)
+    step = move.step * direction
+    total: Any = 0
+    for j, weight in enumerate(_EIGHTH if move.smooth else _CENTRAL, 1):
+        ahead = function(case.with_array(name, array + j * step))
+        behind = function(case.with_array(name, array - j * step))
+        total = total + weight * (ahead - behind)
+    return np.asarray(total / _unit(case, name))
 
 
 def directions(case: Case, name: str, seed: int) -> Iterator[Array]:
-    """Yield directions of entries -1, 0, 1 along which a case is affine: one per axis of an offset.
+    """Yield directions of entries -1, 0, 1, one per part of an argument.
 
     Parameters
     ----------
@@ -78,18 +103,13 @@ def directions(case: Case, name: str, seed: int) -> Iterator[Array]:
         Of the shape of the argument; together they move every entry that they draw.
     """
     random = np.random.default_rng(seed)
-    array = case.grad_output if name == "grad_output" else case.arrays[name]
+    array, part = _array(case, name), _move(case, name).part
     direction = random.integers(-1, 2, array.shape).astype(array.dtype)
-    if name != "offset":
+    if part is None:
         yield direction
         return
-    rank = case.geometry.rank
-    channel = np.arange(array.shape[-1 if case.geometry.channels_last else 1])
-    for axis in range(rank):
-        chosen = (channel % rank == axis).astype(array.dtype)
-        if not case.geometry.channels_last:
-            chosen = chosen.reshape(-1, *(1,) * rank)
-        yield direction * chosen
+    for label in np.unique(part):
+        yield direction * (part == label).astype(array.dtype)
 
 
 def entries(array: Array, count: int, seed: int) -> Iterator[tuple[int, ...]]:
@@ -105,7 +125,7 @@ def first_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
     Parameters
     ----------
     case : Case
-        Float64, whose offsets have fractions in [3/8, 5/8] (kinds "interior" of
+        Float64, whose coordinates have fractions in [3/8, 5/8] (kinds "interior" of
         `pydeform.testing.values`).
     count : int
         Entries per argument to move one by one, for the gradients.
@@ -136,7 +156,7 @@ def first_order(case: Case, count: int = 8, seed: int = 0) -> dict[str, float]:
     output, gradients = case.output(), case.backward()
     for name in case.names:
         for direction in directions(case, name, seed):
-            one = replace(case, tangents={name: direction})
+            one = replace(case, tangents={name: tangent(case, name, direction)})
             derivative = difference(Case.output, case, name, direction)
             key = f"jvp {name}"
             errors[key] = max(
@@ -196,10 +216,11 @@ def _entrywise(
     seed: int,
 ) -> float:
     worst, scale = 0.0, max(scale, _largest(gradient))
+    steps = np.broadcast_to(_move(case, name).step, gradient.shape)
     for index in entries(gradient, count, seed):
         direction = np.zeros(gradient.shape)
         direction[index] = 1
-        derivative = difference(loss, case, name, direction)
+        derivative = difference(loss, case, name, direction) * (_unit(case, name) / steps[index])
         worst = max(worst, _relative(gradient[index], derivative, scale))
     return worst
 

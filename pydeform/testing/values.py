@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from pydeform._shapes import ConvGeometry
+from pydeform.ops import _checks
 from pydeform.ops._checks import ARGUMENTS
-from pydeform.testing.cases import Array, Case
+from pydeform.testing.cases import Array, Case, Move
+from pydeform.testing.differences import COORDINATE_STEP
 
 #: The kinds of values that spoil one array with NaN and infinities, and which array that may be.
 SPOILED = {
@@ -25,8 +28,18 @@ KINDS = ("random", "dyadic", "kinks", "interior", "dyadic interior", *SPOILED)
 FRACTION_BITS = {1: 3, 2: 2, 3: 1}
 
 
-class _Draw:
-    """Arrays of one kind from one generator."""
+class Draw:
+    """Arrays of one kind from one generator.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    rank : int
+        Number of axes, which sets the fractions of dyadic coordinates.
+    seed : int
+        Of the generator.
+    """
 
     def __init__(self, kind: str, rank: int, seed: int) -> None:
         if kind not in KINDS:
@@ -139,7 +152,7 @@ def deform_conv_case(
     (1, 3, 5)
     """
     g = geometry
-    draw = _Draw(kind, g.rank, seed)
+    draw = Draw(kind, g.rank, seed)
 
     def shaped(channels: int, spatial: tuple[int, ...]) -> tuple[int, ...]:
         return (g.batch, *spatial, channels) if g.channels_last else (g.batch, channels, *spatial)
@@ -178,6 +191,82 @@ def deform_conv_case(
         },
         grad_output=grad_output,
         tangents=drawn,
+        moves=deform_conv_moves(g),
+        wide=("offset", "mask"),
+    )
+
+
+def deform_conv_moves(geometry: ConvGeometry) -> dict[str, Move]:
+    """Return how an offset moves: within its cell, along one axis at a time."""
+    rank = geometry.rank
+    axis = np.arange(geometry.offset_groups * geometry.taps * rank) % rank
+    if not geometry.channels_last:
+        axis = axis.reshape(-1, *(1,) * rank)
+    return {"offset": Move(COORDINATE_STEP, axis)}
+
+
+def deform_conv_call(
+    operation: str,
+    arrays: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
+    *,
+    grad_output: Array,
+    tangents: Mapping[str, Array] | None = None,
+) -> Case:
+    """Make a case of a deformable convolution from the arguments of a call.
+
+    Parameters
+    ----------
+    operation : {"deform_conv1d", "deform_conv2d", "deform_conv3d"}
+        Public name.
+    arrays : mapping of str to array
+        Of input, offset, weight, bias, mask those that the call has.
+    options : mapping, optional
+        Its other keyword arguments.
+    grad_output : array
+        Cotangent of the output.
+    tangents : mapping of str to array, optional
+        Tangents of the arrays; those that are missing are zero.
+
+    Returns
+    -------
+    Case
+        Sharing the arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.ones((1, 1, 4)), np.ones((1, 1, 3))
+    >>> case = deform_conv_call(
+    ...     "deform_conv1d", {"input": x, "weight": w}, grad_output=np.ones((1, 1, 2))
+    ... )
+    >>> case.geometry.out_size
+    (2,)
+    """
+    rank = int(operation.removeprefix("deform_conv")[0])
+    given = {name: array for name, array in arrays.items() if array is not None}
+    defaults = {
+        "stride": 1,
+        "padding": 0,
+        "dilation": 1,
+        "groups": None,
+        "offset_groups": None,
+        "mode": "zeros",
+        "kink": "right",
+        "layout": "channels_first",
+    }
+    options = dict(options or {})
+    checked = _checks.Options(**{**defaults, **options})
+    geometry = _checks.geometry_of(rank, given, checked)
+    return Case(
+        operation=operation,
+        geometry=geometry,
+        arrays={name: given.get(name) for name in ARGUMENTS},
+        options=options,
+        grad_output=grad_output,
+        tangents=dict(tangents or {}),
+        moves=deform_conv_moves(geometry),
+        wide=("offset", "mask"),
     )
 
 
