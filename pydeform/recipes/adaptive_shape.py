@@ -327,6 +327,7 @@ def dynamic_snake_conv(
     kernel = tuple(weight.shape[2:])
     if len(kernel) != 2 or 1 not in kernel:
         raise ValueError(f"weight: expected a kernel of 1 x K or K x 1 taps, got {kernel}")
+    keep_size = half("weight", weight)
     axis = 1 if kernel[0] == 1 else 0
     taps = kernel[axis]
     shape_of("layer", layer, (taps, input.shape[1], *layer.shape[2:]), "(taps, C, kl, kl)")
@@ -336,5 +337,4 @@ def dynamic_snake_conv(
     offset = xp.stack(across, axis=2)  # [N, K, 2, Ho, Wo]
     offset = xp.reshape(offset, (steps.shape[0], 2 * taps, *steps.shape[2:]))
     offset = cumulative_taps(offset, kernel_size=kernel, axis=axis)
-    padding = half("weight", weight)
-    return deform_conv2d(input, offset, weight, bias, stride, padding, **options)
+    return deform_conv2d(input, offset, weight, bias, stride, keep_size, **options)
