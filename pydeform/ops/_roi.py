@@ -227,8 +227,11 @@ def _size(value: object) -> tuple[int, int]:
 def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Plan:
     """Check everything and return how regions are pooled."""
     accepted = tuple(name for name in accepted if name != "object")  # samples read at infinity
-    _checks.check_dtypes(arrays, accepted, wide=("offset", "mask"))
+    if "rois" not in arrays:
+        raise TypeError("rois: expected an array, got None")
     input, rois = arrays["input"], arrays["rois"]
+    _checks.check_dtypes({n: a for n, a in arrays.items() if n != "rois"}, accepted)
+    _checks.check_dtypes({"input": input, "rois": rois}, accepted, wide=("rois",))
     bins = _size(options.output_size)
     scale = _parts.real("spatial_scale", options.spatial_scale)
     if scale <= 0:
