@@ -100,7 +100,8 @@ def _window_max(xp: Any, x: Array, axis: int, window: int) -> Array:
     padded = xp.concat([edge, x, edge], axis=axis)
     length = x.shape[axis]
     shifted = [
-        padded[(slice(None),) * axis + (slice(start, start + length),)] for start in range(window)
+        padded[(slice(None),) * axis + (slice(start, start + length), ...)]
+        for start in range(window)
     ]
     return xp.max(xp.stack(shifted, axis=0), axis=0)
 

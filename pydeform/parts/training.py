@@ -94,7 +94,7 @@ def drop_block_mask(
     >>> from pydeform import parts
     >>> rng = np.random.default_rng(0)
     >>> parts.drop_block_mask((1, 1, 9), block_size=3, drop_rate=0.3, rng=rng)
-    array([[[1., 0., 0., 0., 1., 1., 1., 1., 1.]]], dtype=float32)
+    array([[[1., 1., 0., 0., 0., 0., 1., 1., 1.]]], dtype=float32)
     """
     size = shape[2:]
     if not size or not 1 <= block_size <= min(size):
@@ -155,8 +155,8 @@ def label_smoothing_loss(logits: Array, labels: Array, *, smoothing: float = 0.1
     >>> from pydeform import parts, recipes
     >>> logits, labels = np.zeros((1, 4)), np.array([2])
     >>> loss, pullback = recipes.vjp(parts.label_smoothing_loss, logits, labels, smoothing=0.2)
-    >>> bool(loss == np.log(4)), pullback(np.ones(()))[0].round(3)
-    (True, array([[ 0.2,  0.2, -0.6,  0.2]]))
+    >>> loss.round(3), pullback(np.ones(()))[0].round(3)
+    (np.float64(1.386), array([[ 0.2,  0.2, -0.6,  0.2]]))
     """
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing: expected a number in [0, 1], got {smoothing}")

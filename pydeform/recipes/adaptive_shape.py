@@ -173,8 +173,8 @@ def adaptive_dck(
         features = means_over_tiles(xp, features, tile)
     found = pointwise(xp, features, head, head_bias)
     offset = scale_taps(
-        found[:, n:] + log(dilation),
-        found[:, None, :n],
+        found[:, n:, ...] + log(dilation),
+        found[:, None, :n, ...],
         kernel_size=tuple(weight.shape[2:]),
         dilation=dilation,
         log=True,
@@ -263,8 +263,10 @@ def deformable_kernels(
     base = xp.stack([xp.broadcast_to(y[:, None], grid), xp.broadcast_to(x[None, :], grid)], axis=-1)
     shift = xp.permute_dims(xp.reshape(shift, (n, taps, 2, *out)), (1, 0, 3, 4, 2))
     position = shift + xp.reshape(base, (taps, 1, 1, 1, 2))  # [K, N, Ho, Wo, 2]
-    kernel = sample(scope[None], position[None, None], mode="border")  # [1, C, K, N, Ho, Wo]
-    kernel = xp.permute_dims(kernel[0], (2, 0, 1, 3, 4))
+    kernel = sample(
+        scope[None, ...], position[None, None, ...], mode="border"
+    )  # [1, C, K, N, Ho, Wo]
+    kernel = xp.permute_dims(kernel[0, ...], (2, 0, 1, 3, 4))
     return local_conv2d(input, kernel, stride=stride, padding=kernel_size // 2)
 
 

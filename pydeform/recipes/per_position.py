@@ -194,7 +194,7 @@ def pixel_adaptive_conv(
     around = {name: value for name, value in options.items() if name != "groups"}
     values = neighbours(xp, guide, kernel, **around)  # [N, F, K, *O]
     middle = values.shape[2] // 2
-    distance = values - values[:, :, middle : middle + 1]
+    distance = values - values[:, :, middle : middle + 1, ...]
     mask = xp.exp(xp.sum(distance * distance, axis=1) * -0.5)  # [N, K, *O]
     return convolve(input, weight, bias=bias, mask=mask, **options)
 
@@ -335,6 +335,6 @@ def separable_adaptive_conv(
     axes_of("vertical", vertical, "(N, ky, Ho, Wo)")
     n, ky, *out = vertical.shape
     kx = horizontal.shape[1]
-    kernel = vertical[:, :, None] * horizontal[:, None]
+    kernel = vertical[:, :, None, ...] * horizontal[:, None, ...]
     kernel = xp.reshape(kernel, (n, 1, ky * kx, *out))
     return local_conv2d(input, kernel, padding=padding, kernel_size=(ky, kx))
