@@ -91,24 +91,27 @@ def _ball(plan: _Plan, v: Any) -> _Radial:
     eps = region.eps * (1 - 8 * float(xp.finfo(v.dtype).eps))
     largest = xp.max(xp.abs(u), axis=2, keepdims=True)
     one = xp.ones_like(largest)
-    scale = xp.where(largest > 0, largest, one)
+    scale = xp.where(largest == 0, one, largest)  # and NaN stays
     w = u / scale  # no square overflows or is lost
     length = xp.sqrt(xp.sum(w * w, axis=2, keepdims=True))
-    r, unit = scale * length, w / xp.where(length > 0, length, one)
-    safe = xp.where(r > 0, r, one)
+    unit = w / xp.where(length == 0, one, length)
+    limit = float(xp.finfo(v.dtype).max) / 4  # of what is longer, only the length suffers
+    r = xp.where(scale > limit, limit * one, scale) * length
     if plan.smooth:
         z = r / eps
         t = xp.tanh(z)
         f1, f2 = 1 - t * t, -2 * t * (1 - t * t) / eps
         # F' - F/r is a difference of near ones for small z: a series there.
-        series, power = 0 * z, one
-        for j, c in enumerate(_TANH):
-            series, power = series + 2 * j * c * power, power * z * z
         small = z < _SMALL
-        ratio = xp.where(z > 0, t / xp.where(z > 0, z, one), one)
-        bend = xp.where(small, xp.where(z > 0, series, 0 * z), f1 - ratio) / safe
+        near = xp.where(small, z, 0 * one)
+        series, power = 0 * near, one
+        for j, c in enumerate(_TANH):
+            series, power = series + 2 * j * c * power, power * near * near
+        ratio = xp.where(z == 0, one, t / xp.where(z == 0, one, z))
+        bend = xp.where(small, series, f1 - ratio) / xp.where(r == 0, one, r)
         return _Radial(unit, eps * t, ratio, f1, bend, f2, xp.zeros_like(z) > 0)
     inside, zero = r <= region.eps, 0 * one
+    safe = xp.where(inside, one, r)
     ratio = xp.where(inside, one, eps / safe)
     bend = xp.where(inside, zero, -ratio / safe)
     value = xp.where(inside, r, eps + zero)
