@@ -46,6 +46,41 @@ def deform_conv_double_backward(
     mask: Maybe,
     results: tuple[Maybe, ...],
 ) -> None: ...
+def local_conv(
+    geometry: ConvGeometry, input: Array, offset: Maybe, kernel: Maybe, out: Array
+) -> None: ...
+def local_conv_backward(
+    geometry: ConvGeometry,
+    grad_output: Array,
+    input: Array,
+    offset: Maybe,
+    kernel: Maybe,
+    grads: tuple[Maybe, ...],
+) -> None: ...
+def local_conv_jvp(
+    geometry: ConvGeometry,
+    input: Array,
+    offset: Maybe,
+    kernel: Maybe,
+    tangents: tuple[Maybe, ...],
+    output: Maybe,
+    output_tangent: Array,
+) -> None: ...
+def local_conv_double_backward(
+    geometry: ConvGeometry,
+    grad_grads: tuple[Maybe, ...],
+    grad_output: Array,
+    input: Array,
+    offset: Maybe,
+    kernel: Maybe,
+    grads: tuple[Maybe, ...],
+) -> None: ...
+def sample(
+    geometry: ConvGeometry, deriv: tuple[int, ...], input: Array, offset: Maybe, out: Array
+) -> None: ...
+def splat(
+    geometry: ConvGeometry, deriv: tuple[int, ...], values: Array, offset: Maybe, out: Array
+) -> None: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def max_threads() -> int: ...

@@ -41,7 +41,7 @@ cdef extern from "_cpu/_simd.h" nogil:
         int64_t row, column
 
     ctypedef struct pyd_kernels:
-        int lanes, panel, rows
+        int lanes, panel
         void (*plan)(const pyd_field*, const int64_t*, const int64_t*, const void*, int64_t, int,
                      pyd_plan*) noexcept nogil
         void (*corner_weights)(const pyd_field*, const pyd_plan*, int, const void*, int64_t, int,
@@ -59,6 +59,11 @@ cdef extern from "_cpu/_simd.h" nogil:
         void (*sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,
                       int64_t, int64_t, const void*, void*, void*, int64_t, void*,
                       void*) noexcept nogil
+        void (*weigh)(int, int64_t, int64_t, const pyd_plan*, const void*, const void*, int64_t,
+                      int64_t, const void*, int, void*, int64_t) noexcept nogil
+        void (*weigh_back)(int, int64_t, int64_t, const pyd_plan*, const void*, const void*,
+                           int64_t, const void*, int64_t, int64_t, const void*, void*, void*,
+                           void*) noexcept nogil
         void (*gather_blend)(int, const pyd_plan*, const void*, const void*, int64_t, int64_t,
                              int64_t, void*, int64_t) noexcept nogil
         void (*gather_sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,
@@ -83,6 +88,10 @@ include "_cpu/_threads.pxi"
 include "_cpu/_job.pxi"
 include "_cpu/deform_conv_few.pxi"
 include "_cpu/deform_conv.pxi"
+include "_cpu/_fan.pxi"
+include "_cpu/local_conv.pxi"
 include "_cpu/_blocks.pxi"
 include "_cpu/deform_conv_few_backward.pxi"
 include "_cpu/deform_conv_backward.pxi"
+include "_cpu/local_conv_backward.pxi"
+include "_cpu/sample.pxi"

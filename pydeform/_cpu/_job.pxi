@@ -25,6 +25,11 @@ cdef struct Job:
     int64_t step[3]
     int64_t pad[3]
     int64_t dilation[3]
+    int64_t upscale[3]
+    bint unit  # the weight is 1 and keeps channels apart: no product
+    int axes  # along which samples are differentiated, as bits
+    int corners  # of a stencil that may have a weight: 1 where every sample is a pixel
+    int64_t fan  # taps planned together, where there is no product
     Array input, offset, mask, out
     double multiplications
 
@@ -160,14 +165,16 @@ cdef Job make_job(geometry, input, offset, mask) except *:
         job.field.size[a] = geometry.size[a]
         job.out_size[a] = geometry.out_size[a]
         job.kernel[a] = geometry.kernel[a]
-        job.step[a] = geometry.stride[a]
-        job.pad[a] = geometry.pad[a]
-        job.dilation[a] = geometry.dilation[a]
+        job.upscale[a] = geometry.upscale[a] if geometry.upscale else 1
+        if not geometry.absolute:  # else the base of every sample is 0
+            job.step[a] = geometry.stride[a]
+            job.pad[a] = geometry.pad[a]
+            job.dilation[a] = geometry.dilation[a]
         job.pixels *= geometry.size[a]
         job.positions *= geometry.out_size[a]
         reach = max(reach, geometry.size[a], geometry.pad[a],
-                    geometry.out_size[a] * geometry.stride[a]
-                    + geometry.kernel[a] * geometry.dilation[a])
+                    geometry.out_size[a] * int(job.step[a])
+                    + geometry.kernel[a] * int(job.dilation[a]))
     job.field.wide = max(reach, geometry.channels * int(job.pixels)) >= 1 << 29
     job.input = take(input, job.channels, job.pixels, last)
     cdef int64_t samples = job.offset_groups * job.taps
@@ -253,16 +260,17 @@ cdef Worker* hire(const Job* job, int threads, int64_t columns, int64_t out, int
 
 
 cdef void enter_tile(const Job* job, Worker* w, int64_t first, int64_t count) noexcept nogil:
-    """base[a][t] = q_a * stride_a - pad_a for the positions of a tile."""
+    """base[a][t] = q_a // upscale_a * stride_a - pad_a for the positions of a tile."""
     cdef int64_t q[3]
-    cdef int64_t rest = first, t
+    cdef int64_t rest = first, t, cell
     cdef int a
     for a in range(job.rank - 1, -1, -1):
         q[a] = rest % job.out_size[a]
         rest = rest // job.out_size[a]
     for t in range(count):
         for a in range(job.rank):
-            w.base[a * job.stride + t] = q[a] * job.step[a] - job.pad[a]
+            cell = q[a] if job.upscale[a] == 1 else q[a] // job.upscale[a]
+            w.base[a * job.stride + t] = cell * job.step[a] - job.pad[a]
         a = job.rank - 1
         q[a] += 1
         while a > 0 and q[a] == job.out_size[a]:
@@ -271,21 +279,31 @@ cdef void enter_tile(const Job* job, Worker* w, int64_t first, int64_t count) no
             q[a] += 1
 
 
-cdef const void* plan_tap(const Job* job, Worker* w, int64_t image, int64_t first, int64_t count,
-                          int64_t group, int64_t tap, int full) noexcept nogil:
-    """Where this tap of this offset group reads, into w.plan; returns its mask, or NULL."""
+cdef void plan_at(const Job* job, const int64_t* base, const void* offset, int64_t tap,
+                  int64_t count, int full, pyd_plan* plan) noexcept nogil:
+    """Where one tap reads, from the offsets [rank][stride] of a tile."""
     cdef int64_t shift[3]
-    cdef int64_t rest = tap, row = group * job.taps + tap
-    cdef pyd_matrix m
+    cdef int64_t rest = tap
     cdef int a
     for a in range(job.rank - 1, -1, -1):
         shift[a] = rest % job.kernel[a] * job.dilation[a]
         rest = rest // job.kernel[a]
+    job.k.plan(&job.field, base, shift, offset if job.offset.data != NULL else NULL, count,
+               full or job.axes, plan)
+    if job.axes:
+        job.k.corner_weights(&job.field, plan, job.axes, NULL, count, 0, plan.weight)
+        job.k.corners_read(&job.field, plan, plan.weight, count, plan.read)
+
+
+cdef const void* plan_tap(const Job* job, Worker* w, int64_t image, int64_t first, int64_t count,
+                          int64_t group, int64_t tap, int full) noexcept nogil:
+    """Where this tap of this offset group reads, into w.plan; returns its mask, or NULL."""
+    cdef int64_t row = group * job.taps + tap
+    cdef pyd_matrix m
     if job.offset.data != NULL:
         m = along(&job.offset, image, row * job.rank, first)
         job.k.load(&m, job.rank, count, w.offset, job.stride)
-    job.k.plan(&job.field, w.base, shift, w.offset if job.offset.data != NULL else NULL, count,
-               full, &w.plan)
+    plan_at(job, w.base, w.offset, tap, count, full, &w.plan)
     if job.mask.data == NULL:
         return NULL
     m = along(&job.mask, image, row, first)

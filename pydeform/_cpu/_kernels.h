@@ -6,6 +6,7 @@
 #include "_copy.h"
 #include "_product.h"
 #include "_sample.h"
+#include "_weighted.h"
 #include "_gather.h"
 
 /* Indices as wide as the real: 32 bits for float, which serves images below 2**29 elements. */
@@ -50,9 +51,9 @@ static void FN(plan)(const pyd_field *field, const int64_t *base, const int64_t 
 #endif
 
 const pyd_kernels JOIN(ISA, SUFFIX) = {
-    LANES, PANEL * LANES, 6, FN(plan), FN(corner_weights), FN(corners_read), FN(contract),
-    FN(blend), FN(dots), FN(scatter), FN(sweep), FN(gather_blend),
-    FN(gather_sweep), FN(product),
+    LANES, PANEL * LANES, FN(plan), FN(corner_weights), FN(corners_read), FN(contract),
+    FN(blend), FN(dots), FN(scatter), FN(sweep), FN(weigh), FN(weigh_back),
+    FN(gather_blend), FN(gather_sweep), FN(product),
     FN(multiply_each), FN(multiply_down), FN(load_matrix), FN(store_matrix),
     FN(row_sums), FN(add), FN(add_rows),
 };

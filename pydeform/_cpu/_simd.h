@@ -42,7 +42,6 @@ typedef struct {
 typedef struct {
     int lanes;  /* reals in a register */
     int panel;  /* columns of the register tile: the width of a packed panel */
-    int rows;   /* its rows for a full panel */
 
     /* offset: [rank][stride] or NULL; base: [rank][stride] integers; shift: [rank]. */
     void (*plan)(const pyd_field *, const int64_t *base, const int64_t *shift, const void *offset,
@@ -72,6 +71,18 @@ typedef struct {
     void (*sweep)(int corners, const pyd_plan *, const void *scale, const void *g, int64_t g_row,
                   const void *x, int64_t channels, int64_t count, const void *zeros, void *trash,
                   void *column, int64_t column_row, void *grad_x, void *dots);
+
+    /* out[t][c] (+)= sum over taps of scale[tap][t] * sum_b weight[b][t] * x[read[b][t] + c]. The
+     * plans of the taps lie `step` corners apart, and the scales `stride`. */
+    void (*weigh)(int corners, int64_t taps, int64_t step, const pyd_plan *, const void *scale,
+                  const void *x, int64_t channels, int64_t count, const void *zeros,
+                  int accumulate, void *out, int64_t out_row);
+    /* dots and scatter of all those taps; without dots when x is NULL, without scatter when grad_x
+     * is. dots: [tap][corner][stride], `step` between taps. */
+    void (*weigh_back)(int corners, int64_t taps, int64_t step, const pyd_plan *,
+                       const void *scale, const void *g, int64_t g_row, const void *x,
+                       int64_t channels, int64_t count, const void *zeros, void *trash,
+                       void *grad_x, void *dots);
 
     /* For few channels, along positions: column[c * column_row + t] as blend's column[t][c], the
      * channels of x lie x_channel apart; and sweep likewise, with rows of positions `row` apart.

@@ -263,10 +263,9 @@ cdef void slope_weights(const Job* job, Worker* w, int64_t count) noexcept nogil
 
 cdef void tangent_columns(const Job* job, const Tangents* tangents, Worker* w, const void* mask,
                           const void* x, const void* u, int64_t channels, int64_t count,
-                          void* columns, int64_t row) noexcept nogil:
-    """columns = mu s + m T for the planned tap; load_tangents came before."""
+                          bint begun, void* columns, int64_t row) noexcept nogil:
+    """columns (+)= mu s + m T for the planned tap; load_tangents came before."""
     cdef int64_t t
-    cdef bint begun = False
     if tangents.mask.data != NULL:
         job.k.blend(job.field.corners, job.stride, w.plan.read, w.plan.weight, mu_of(job, w), x,
                     channels, count, w.zeros, begun, columns, row)
@@ -309,7 +308,7 @@ cdef void jvp_tile(const Job* job, const Images* images, const Weights* w, const
                 job.k.blend(job.field.corners, job.stride, worker.plan.read, worker.plan.weight,
                             mask, x, job.in_offset_group, count, worker.zeros, 0,
                             at(plain, channel, job.itemsize), row)
-            tangent_columns(job, tangents, worker, mask, x, u, job.in_offset_group, count,
+            tangent_columns(job, tangents, worker, mask, x, u, job.in_offset_group, count, 0,
                             at(tangent, channel, job.itemsize), row)
         multiply(job, w, image, tap, 1, count, tangent, row, worker.out, tap > 0)
         if omega.data != NULL:

@@ -107,8 +107,11 @@ cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* de
     if has_u:
         u = at(u, local, job.itemsize)
     load_tangents(job, &back.second, w, image, first, count, share.group * job.taps + tap)
-    tangent_columns(job, &back.second, w, mask, x, u if has_u else NULL, channels, count,
-                    at(w.columns, local, job.itemsize), back.row)
+    if back.want_weight:
+        tangent_columns(job, &back.second, w, mask, x, u if has_u else NULL, channels, count, 0,
+                        at(w.columns, local, job.itemsize), back.row)
+    elif has_v:
+        slope_weights(job, w, count)
     if back.input.data != NULL:
         if has_b:
             job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mask, b, back.row,
@@ -116,7 +119,7 @@ cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* de
         if has_mu:
             job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mu_of(job, w), a,
                           back.row, channels, count, grad, w.trash)
-        if has_v:  # tangent_columns left the weights of sum_d v_d D_d
+        if has_v:  # the weights of sum_d v_d D_d are there
             job.k.scatter(corners, stride, extra_read(job, w), extra_weights(job, w), mask, a,
                           back.row, channels, count, grad, w.trash)
     if back.offset.data == NULL and back.mask.data == NULL:

@@ -54,11 +54,12 @@ cdef char* weight_in_reals(const Job* job, weight, Memory memory) except NULL:
 
 cdef void few_forward_tile(const Job* job, const FewJob* few, Worker* w, int64_t image,
                            int64_t slot, int64_t first) noexcept nogil:
-    cdef int64_t count = least(job.tile, job.positions - first), tap, group, channel, o, t
+    cdef int64_t count = least(job.tile, job.positions - first), tap, group, channel, o, row
     cdef int64_t deep = job.in_group * job.taps, stride = job.stride
     cdef const void* mask
     cdef const char* x = at(few.x.data, slot * few.x.image, job.itemsize)
-    cdef const char* weight = at(few.weight, image * few.weight_set, job.itemsize)
+    cdef const char* weight = NULL
+    cdef char* to
     cdef pyd_matrix m = along(&job.out, image, 0, first)
     enter_tile(job, w, first, count)
     w.plan.adjacent = few.x.pixel == 1 and job.field.length == 2
@@ -66,12 +67,22 @@ cdef void few_forward_tile(const Job* job, const FewJob* few, Worker* w, int64_t
         for group in range(job.offset_groups):
             mask = plan_tap(job, w, image, first, count, group, tap, 0)
             channel = group * job.in_offset_group
+            to, row = at(w.columns, (channel * job.taps + tap) * stride,
+                         job.itemsize), job.taps * stride
+            if job.unit:  # the first tap is written to the sums, the others are added
+                to, row = <char*> w.columns, stride
+                if tap == 0:
+                    to = at(w.out, channel * stride, job.itemsize)
             job.k.gather_blend(job.field.corners, &w.plan, mask,
                                at(x, channel * few.x.channel, job.itemsize), few.x.channel,
-                               job.in_offset_group, count,
-                               at(w.columns, (channel * job.taps + tap) * stride, job.itemsize),
-                               job.taps * stride)
-    for group in range(job.groups):
+                               job.in_offset_group, count, to, row)
+            if job.unit and tap > 0:
+                for o in range(job.in_offset_group):
+                    job.k.add(at(w.columns, o * stride, job.itemsize), NULL, count,
+                              at(w.out, (channel + o) * stride, job.itemsize))
+    if not job.unit:
+        weight = at(few.weight, image * few.weight_set, job.itemsize)
+    for group in range(0 if job.unit else job.groups):
         o = group * job.out_group
         job.k.product(job.out_group, count, deep, at(weight, o * deep, job.itemsize), deep, 1,
                       at(w.columns, group * deep * stride, job.itemsize), stride, job.k.panel,
@@ -88,7 +99,8 @@ cdef bint few_channels(const Job* job) noexcept:
 cdef void few_forward(Job* job, input, weight, const void* bias, Memory memory) except *:
     cdef FewJob few
     cdef Worker* workers
-    cdef int64_t start = 0, held, room = job.batch, task, columns = job.channels * job.taps
+    cdef int64_t start = 0, held, room = job.batch, task
+    cdef int64_t columns = job.in_offset_group if job.unit else job.channels * job.taps
     cdef int threads
     cdef pyd_matrix m
     set_tile(job, columns + job.out_channels)
@@ -96,8 +108,9 @@ cdef void few_forward(Job* job, input, weight, const void* bias, Memory memory) 
     if job.input.storage != PYD_NATIVE:
         room = most(1, least(room, IMAGE_BYTES // (job.input.batch * job.itemsize)))
     few.x = open_planes(job, &job.input, room, memory)
-    few.weight = weight_in_reals(job, weight, memory)
-    few.weight_set = weight.size // job.batch if weight.ndim == job.rank + 3 else 0
+    if not job.unit:
+        few.weight = weight_in_reals(job, weight, memory)
+        few.weight_set = weight.size // job.batch if weight.ndim == job.rank + 3 else 0
     few.bias = bias
     workers = hire(job, threads, columns, job.out_channels, 0, memory)
     set_steps(job, few.x.pixel)

@@ -18,7 +18,7 @@ cdef struct FewBack:
 cdef struct FewDesk:
     char* y  # [Co][stride]
     char* turned  # [tile][Co]
-    char* a  # [C * K][stride]: y carried back by the weight
+    char* a  # [C * K][stride]: y carried back by the weight, if there is one
     char* dots  # [corners][stride]
     char* sums  # [stride]
 
@@ -27,7 +27,8 @@ cdef int64_t lay_few(const Job* job, char* start, FewDesk* desk) noexcept nogil:
     cdef int64_t used = 0
     cdef int64_t* sizes = [
         job.out_channels * job.stride, job.out_channels * job.stride,
-        job.channels * job.taps * job.stride, job.field.corners * job.stride, job.stride]
+        0 if job.unit else job.channels * job.taps * job.stride, job.field.corners * job.stride,
+        job.stride]
     cdef char* places[5]
     cdef int i
     for i in range(5):
@@ -64,14 +65,17 @@ cdef void few_tap(const FewBack* back, Worker* w, FewDesk* desk, const char* x, 
     cdef int64_t channel = group * job.in_offset_group, row = job.taps * job.stride
     cdef int64_t start = (channel * job.taps + tap) * job.stride
     cdef char* column = at(w.columns, start, job.itemsize)
+    cdef char* a = at(desk.a, start, job.itemsize)
+    if job.unit:
+        row = job.stride
+        a = at(desk.y, channel * row, job.itemsize)
     x = at(x, channel * back.few.x.channel, job.itemsize)
     if not points and grad == NULL:
         job.k.gather_blend(job.field.corners, &w.plan, mask, x, back.few.x.channel,
                            job.in_offset_group, count, column, row)
         return
-    job.k.gather_sweep(job.field.corners, &w.plan, mask, at(desk.a, start, job.itemsize), row, x,
-                       back.few.x.channel, job.in_offset_group, count,
-                       column if back.weight.data != NULL else NULL,
+    job.k.gather_sweep(job.field.corners, &w.plan, mask, a, row, x, back.few.x.channel,
+                       job.in_offset_group, count, column if back.weight.data != NULL else NULL,
                        NULL if grad == NULL else at(grad, channel * back.grad.channel,
                                                     job.itemsize), desk.dots)
     if points:
@@ -87,7 +91,7 @@ cdef void few_back_tile(const FewBack* back, Worker* w, FewDesk* desk, const cha
     enter_tile(job, w, first, count)
     w.plan.adjacent = back.few.x.pixel == 1 and job.field.length == 2
     job.k.load(&m, job.out_channels, count, desk.y, stride)
-    for group in range(job.groups):
+    for group in range(0 if job.unit else job.groups):
         o = group * job.out_group
         job.k.product(deep, count, job.out_group, at(back.few.weight, o * deep, job.itemsize), 1,
                       deep, at(desk.y, o * stride, job.itemsize), stride, job.k.panel,
@@ -186,9 +190,11 @@ cdef object few_backward(Back* whole, weight, grad_weight, Memory memory):
     back.grad_output, back.input = whole.grad_output, whole.input
     back.offset, back.mask = whole.offset, whole.mask
     back.weight = take(grad_weight, job.out_channels * job.in_group * job.taps, 1, False)
-    set_tile(job, 2 * job.channels * job.taps + 2 * job.out_channels)
+    cdef int64_t columns = 0 if job.unit else job.channels * job.taps
+    set_tile(job, 2 * columns + 2 * job.out_channels)
     back.few.x = open_planes(job, &job.input, job.batch, memory)
-    back.few.weight = weight_in_reals(job, weight, memory)
+    if not job.unit:
+        back.few.weight = weight_in_reals(job, weight, memory)
     set_steps(job, back.few.x.pixel)
     back.segments = least(job.tiles, (PARTS + job.batch - 1) // job.batch)
     if back.input.data != NULL and (job.batch * back.segments * job.input.batch * job.itemsize
@@ -208,7 +214,7 @@ cdef object few_backward(Back* whole, weight, grad_weight, Memory memory):
     if back.weight.data != NULL:
         back.grad_weight = memory.take((back.parts * back.one_weight + 64) * job.itemsize, True)
     threads = threads_for(2 * job.multiplications, back.parts)
-    workers = hire(job, threads, job.channels * job.taps, 0, lay_few(job, NULL, &desk), memory)
+    workers = hire(job, threads, columns, 0, lay_few(job, NULL, &desk), memory)
     if not back.few.x.direct:
         for task in range(job.batch):
             m = flat(&job.input, task)

@@ -1,0 +1,152 @@
+# Convolution with a kernel per position: deformable convolution whose weight is 1 and keeps the
+# channels apart. The kernel is its mask; there is no product, and samples go straight into sums.
+
+
+cdef Job make_local(geometry, input, offset, kernel) except *:
+    """As make_job; groups are offset groups, so that a block of channels holds whole ones."""
+    cdef Job job = make_job(geometry, input, offset, kernel)
+    job.unit = True
+    job.groups = job.offset_groups
+    job.in_group = job.out_group = job.in_offset_group
+    job.corners = job.field.corners
+    if offset is None:
+        job.corners = 1
+    job.multiplications = (<double> job.batch * job.positions * job.taps
+                           * (4 * job.channels + 16 * job.offset_groups))
+    return job
+
+
+cdef bint few_local(const Job* job) noexcept:
+    """Whether positions fill the registers, not channels."""
+    return job.in_offset_group <= FEW
+
+
+cdef inline bint in_place(const Job* job, const Array* a) noexcept nogil:
+    """Whether rows of channels can be read and written where they lie."""
+    return job.channels_last and a.storage == PYD_NATIVE
+
+
+cdef void local_tile(const Job* job, const Images* images, Worker* w, int64_t image,
+                     int64_t first) noexcept nogil:
+    cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, group, channel
+    cdef const void* x = image_at(job, images, image)
+    cdef pyd_matrix to = across(&job.out, image, 0, first)
+    cdef char* out = to.data if in_place(job, &job.out) else <char*> w.out
+    cdef Fan fan
+    lay_fan(job, 0, <char*> w.extra, &fan)
+    enter_tile(job, w, first, count)
+    while tap < job.taps:
+        taps = least(job.fan, job.taps - tap)
+        for group in range(job.offset_groups):
+            if group == 0 or job.offset.data != NULL:
+                plan_fan(job, w, &fan, image, first, count, group, tap, taps, 0, 0)
+            load_scales(job, &fan, image, first, count, group, tap, taps)
+            channel = group * job.in_offset_group
+            job.k.weigh(job.corners, taps, fan.corner, &fan.plan, fan.scale,
+                        at(x, channel, job.itemsize), job.in_offset_group, count, w.zeros, tap > 0,
+                        at(out, channel, job.itemsize), job.channels)
+        tap += taps
+    if out != to.data:
+        job.k.store(out, job.channels, count, job.channels, NULL, &to)
+
+
+cdef object run_local(Job* job, input, out, Memory memory):
+    cdef Images images
+    cdef Fan fan
+    cdef Worker* workers
+    cdef int64_t start = 0, room, held, tiles, task
+    cdef int threads
+    if job.batch == 0 or job.positions == 0:
+        return
+    job.out = take(out, job.channels, job.positions, job.channels_last)
+    if few_local(job):
+        few_forward(job, input, None, NULL, memory)
+        return
+    set_steps(job, job.channels)
+    set_fan(job, 0)
+    tiles = job.tiles
+    threads = threads_for(job.multiplications, tiles * job.batch)
+    workers = hire(job, threads, 0, 0 if in_place(job, &job.out) else job.channels,
+                   lay_fan(job, 0, NULL, &fan), memory)
+    for task in range(threads):
+        lay_fan(job, 0, <char*> workers[task].extra, &fan)
+        fill_ones(job, &fan)
+    room = open_images(job, &job.input, &images, memory)
+    while start < job.batch:
+        held = least(room, job.batch - start)
+        bring_images(job, &job.input, &images, start, held, threads)
+        for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
+            local_tile(job, &images, &workers[threadid()], start + task // tiles,
+                       task % tiles * job.tile)
+        start += held
+
+
+def local_conv(geometry, input, offset, kernel, out):
+    """Write the sum over taps of kernel times S_0(input) into `out`."""
+    cdef Job job = make_local(geometry, input, offset, kernel)
+    run_local(&job, input, out, Memory())
+
+
+cdef void local_jvp_tile(const Job* job, const Images* images, const Tangents* tangents, Worker* w,
+                         int64_t image, int64_t first) noexcept nogil:
+    """sum over taps of mu s + m T, into the output's rows."""
+    cdef int64_t count = least(job.tile, job.positions - first), tap, group, channel
+    cdef const void* mask
+    cdef const void* u
+    cdef pyd_matrix to = across(&job.out, image, 0, first)
+    cdef char* out = to.data if in_place(job, &job.out) else <char*> w.out
+    enter_tile(job, w, first, count)
+    for tap in range(job.taps):
+        for group in range(job.offset_groups):
+            mask = plan_tap(job, w, image, first, count, group, tap, 1)
+            load_tangents(job, tangents, w, image, first, count, group * job.taps + tap)
+            channel = group * job.in_offset_group
+            u = NULL
+            if tangents.images != NULL:
+                u = at(image_at(job, tangents.images, image), channel, job.itemsize)
+            tangent_columns(job, tangents, w, mask,
+                            at(image_at(job, images, image), channel, job.itemsize), u,
+                            job.in_offset_group, count, tap > 0, at(out, channel, job.itemsize),
+                            job.channels)
+    if out != to.data:
+        job.k.store(out, job.channels, count, job.channels, NULL, &to)
+
+
+def local_conv_jvp(geometry, input, offset, kernel, tangents, output, output_tangent):
+    """Write the output (unless None) and its derivative along the tangents (None: zero)."""
+    u, v, kappa = tangents
+    cdef Job job = make_local(geometry, input, offset, kernel)
+    cdef Memory memory = Memory()
+    cdef Images images, u_images
+    cdef Tangents given
+    cdef Array u_array
+    cdef int64_t start = 0, room, held, tiles, task
+    cdef int threads
+    cdef Worker* workers
+    if job.batch == 0 or job.positions == 0:
+        return
+    if output is not None:
+        local_conv(geometry, input, offset, kernel, output)
+    job.out = take(output_tangent, job.channels, job.positions, job.channels_last)
+    set_steps(&job, job.channels)
+    set_tile(&job, job.channels)
+    tiles = job.tiles
+    threads = threads_for(3 * job.multiplications, tiles * job.batch)
+    given.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
+                        job.channels_last)
+    given.mask = take(kappa, job.offset_groups * job.taps, job.positions, job.channels_last)
+    u_array = take(u, job.channels, job.pixels, job.channels_last)
+    given.images = NULL if u is None else &u_images
+    workers = hire(&job, threads, 0, job.channels, tangent_reals(&job), memory)
+    room = open_images(&job, &job.input, &images, memory)
+    if u is not None:
+        room = least(room, open_images(&job, &u_array, &u_images, memory))
+    while start < job.batch:
+        held = least(room, job.batch - start)
+        bring_images(&job, &job.input, &images, start, held, threads)
+        if u is not None:
+            bring_images(&job, &u_array, &u_images, start, held, threads)
+        for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
+            local_jvp_tile(&job, &images, &given, &workers[threadid()], start + task // tiles,
+                           task % tiles * job.tile)
+        start += held

@@ -1,0 +1,29 @@
+# Sampling and its adjoint by themselves: weighted sums of one tap and weight 1, with the corners'
+# weights of any derivative S_alpha.
+
+
+cdef Job make_sampling(geometry, deriv, image, offset) except *:
+    cdef Job job = make_local(geometry, image, offset, None)
+    cdef int a
+    for a in range(job.rank):
+        if deriv[a]:
+            job.axes |= 1 << a
+    if job.axes:  # a pixel's slope has more than one corner
+        job.corners = job.field.corners
+    return job
+
+
+def sample(geometry, deriv, input, offset, out):
+    """Write S_deriv(input) at base + offset into `out`."""
+    cdef Job job = make_sampling(geometry, deriv, input, offset)
+    run_local(&job, input, out, Memory())
+
+
+def splat(geometry, deriv, values, offset, out):
+    """Write the adjoint of `sample` on `values` into the image `out`."""
+    cdef Back back
+    memset(&back, 0, sizeof(back))
+    back.job = make_sampling(geometry, deriv, out, offset)
+    memset(&back.job.input, 0, sizeof(back.job.input))  # nothing is read from an image
+    open_gradients(&back, geometry, values, (out, None, None))
+    run_local_backward(&back, Memory())
