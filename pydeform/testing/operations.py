@@ -9,6 +9,8 @@ from typing import Any
 from pydeform.testing.bounds import expected, reference
 from pydeform.testing.cases import Case
 from pydeform.testing.contract import Operation
+from pydeform.testing.local_conv import LOCAL_CONV
+from pydeform.testing.sample import SAMPLE
 from pydeform.testing.strategies import deform_conv_cases
 from pydeform.testing.values import deform_conv_case, make_geometry
 
@@ -115,4 +117,8 @@ DEFORM_CONV = tuple(
 )
 
 #: Every operation that `tests/test_contract.py` runs.
-OPERATIONS: tuple[Operation, ...] = (*DEFORM_CONV,)
+OPERATIONS: tuple[Operation, ...] = (
+    *DEFORM_CONV,
+    *SAMPLE,
+    *LOCAL_CONV,
+)
