@@ -105,7 +105,7 @@ class Sampling:
         self.dtype = offset.dtype
         self.zero = number(0, self.dtype)
         exact = self.dtype == object
-        finite: Array = np.ones(offset.shape, bool) if exact else np.isfinite(offset)
+        finite: Array = abs(offset) != np.inf if exact else np.isfinite(offset)
         nan: Array = np.zeros(offset.shape, bool) if exact else np.isnan(offset)
         self.nan: Array = np.any(nan, axis=3)  # [N, Go, K, P]
         self.alive: Array = np.all(finite, axis=3)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -142,7 +143,7 @@ class Part:
         for axis, at in enumerate((tap // columns, tap % columns)):
             many = self.bins[axis]
             size = regions.extent[:, axis, None] / many
-            inner = (at.astype(dtype) + dtype.type(0.5)) * size
+            inner = (at.astype(dtype) + _parts.exact(0.5, dtype)) * size
             inner = inner / regions.grid[:, axis, None].astype(dtype)
             start = np.broadcast_to(regions.start[:, axis, None, None], self._shape[:3])
             if array is not None:
@@ -179,9 +180,15 @@ class Part:
 
 
 def _regions(
-    rois: NumpyArray, batch: int, scale: float, ratio: int, bins: Sequence[int]
+    rois: NumpyArray,
+    dtype: np.dtype[Any],
+    batch: int,
+    scale: float,
+    ratio: int,
+    bins: tuple[int, int],
 ) -> Regions:
-    """Check the regions and return them in pixels."""
+    """Check the regions and return them in pixels, in the dtype that is computed in."""
+    rois = _call.working(rois)
     if not np.isfinite(rois).all():
         row = int(np.flatnonzero(~np.isfinite(rois).all(axis=1))[0])
         raise ValueError(f"rois: expected finite numbers, got {rois[row].tolist()} in row {row}")
@@ -200,13 +207,15 @@ def _regions(
             "rois: expected positive sizes, x1 < x2 and y1 < y2 in columns (i, x1, y1, x2, y2), "
             f"got {rois[row].tolist()} in row {row}"
         )
-    half = rois.dtype.type(0.5)
-    corners = corners[:, :, ::-1] * rois.dtype.type(scale) - half  # (y, x)
+    if dtype == object:
+        corners = cast("NumpyArray", np.frompyfunc(Fraction, 1, 1)(corners))
+    half = _parts.exact(0.5, dtype)
+    corners = corners[:, :, ::-1].astype(dtype) * _parts.exact(scale, dtype) - half  # (y, x)
     extent = corners[:, 1] - corners[:, 0]
     if ratio > 0:
         grid = np.full(extent.shape, ratio, np.int64)
     else:
-        grid = np.maximum(np.ceil(extent / np.array(bins, rois.dtype)), 1).astype(np.int64)
+        grid = np.maximum(np.ceil(extent / np.array(bins, dtype)), 1).astype(np.int64)
     return Regions(index.astype(np.int64), corners[:, 0], extent, grid)
 
 
@@ -226,12 +235,15 @@ def _size(value: object) -> tuple[int, int]:
 
 def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Plan:
     """Check everything and return how regions are pooled."""
-    accepted = tuple(name for name in accepted if name != "object")  # samples read at infinity
     if "rois" not in arrays:
         raise TypeError("rois: expected an array, got None")
     input, rois = arrays["input"], arrays["rois"]
     _checks.check_dtypes({n: a for n, a in arrays.items() if n != "rois"}, accepted)
-    _checks.check_dtypes({"input": input, "rois": rois}, accepted, wide=("rois",))
+    if rois.dtype not in (input.dtype, np.float32, np.float64):
+        raise TypeError(
+            "rois: expected float32, float64 or the dtype of input, "
+            f"got {_checks.dtype_name(rois.dtype)}"
+        )
     bins = _size(options.output_size)
     scale = _parts.real("spatial_scale", options.spatial_scale)
     if scale <= 0:
@@ -256,7 +268,7 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
             _parts.check_shape(name, arrays[name], (len(rois), each, *bins), meaning)
     output = (len(rois), channels, *bins)
     _shapes.check_bytes("output", output, input.itemsize)
-    regions = _regions(_call.working(rois), batch, scale, ratio, bins)
+    regions = _regions(rois, _call.working(input[:0]).dtype, batch, scale, ratio, bins)
     images = [Image(index) for index in range(batch)]
     parts = []
     for rows in _split(regions):

@@ -63,7 +63,7 @@ def deform_roi_pool(
     ----------
     input : array, shape (N, C, H, W)
         Batch of images.
-    rois : array, shape (R, 5)
+    rois : array of float32 or float64, shape (R, 5)
         Regions (i, x1, y1, x2, y2): which image, and two corners, x1 < x2 and y1 < y2, in pixels
         before `spatial_scale`. There may be none. No derivative is taken by them.
     offset : array, shape (R, 2, ph, pw), or None

@@ -255,7 +255,8 @@ BAD = {
         lambda a: {"input": a["input"][..., :0]}, ValueError, "input | at least one element",
     ),
     "dtypes": (
-        lambda a: {"rois": a["rois"].astype(np.float32)}, TypeError, "mixed dtypes | rois float32",
+        lambda a: {"rois": a["rois"].astype(int)}, TypeError,
+        "rois | float32, float64 or the dtype of input | got int64",
     ),
     "out": (lambda a: {"out": a["out"][:1]}, ValueError, "out | (6, 3, 3, 4)"),
     "too many samples": (
