@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pydeform import _arrays
+from pydeform import _arrays, _dispatch
 from pydeform._arrays import NumpyArray
 from pydeform.ops import _checks
 
@@ -108,6 +108,7 @@ class _Call(NamedTuple):
 
     def enter(self, name: str, array: NumpyArray) -> NumpyArray:
         """Return an array as the rules see it; `name` is the argument it belongs to, or output."""
+        array = _arrays.ready(array)  # sums are taken in an order that depends on strides
         if array.dtype.name in _HALF:
             array = array.astype(np.float32)
         if self.rules.last(self.plan) and name in self.rules.positional:
@@ -151,8 +152,7 @@ class _Call(NamedTuple):
         return found
 
 
-def _check_dtypes(rules: Rules, arrays: Mapping[str, NumpyArray]) -> None:
-    accepted = ("float32", "float64", "longdouble", *(_HALF if rules.half else ()))
+def _check_dtypes(arrays: Mapping[str, NumpyArray], accepted: tuple[str, ...]) -> None:
     found = {name: _checks.dtype_name(array.dtype) for name, array in arrays.items()}
     for name, dtype in found.items():
         if dtype not in accepted:
@@ -173,12 +173,12 @@ def _prepare(
         if values[name] is not None or name not in rules.optional
     }
     taken = _arrays.take({**given, **extra}, like=rules.names[0])
-    if taken.device != "cpu":
-        raise TypeError(
-            f"arrays on {taken.device}: expected arrays on the CPU; move them there first"
-        )
+    # No backend computes these, but it says which arrays may come.
+    _, accepted = _dispatch.backend_for(taken.device)
+    if not rules.half:
+        accepted = tuple(dtype for dtype in accepted if dtype not in _HALF)
     own = {name: taken.arrays[name] for name in given}
-    _check_dtypes(rules, own)
+    _check_dtypes(own, accepted)
     plan = rules.plan(own, options)
     others = {name: array for name, array in taken.arrays.items() if name not in given}
     like = own[rules.names[0]]

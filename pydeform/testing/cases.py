@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class Case:
     Attributes
     ----------
     operation
-        Public name, such as ``"deform_conv2d"``.
+        Public name, such as ``"deform_conv2d"`` or ``"offsets.scale_taps"``.
     arrays
         The array arguments that have gradients, by name; None where the call goes without one.
     options
@@ -132,23 +133,23 @@ class Case:
 
     def output(self) -> Array:
         """The operation itself."""
-        function = getattr(pydeform, self.operation)
+        function = attrgetter(self.operation)(pydeform)
         return np.asarray(function(**self.arrays, **self.options))
 
     def backward(self) -> Results:
         """The gradients of ``<grad_output, output>``, by argument."""
-        function = getattr(pydeform, self.operation + "_backward")
+        function = attrgetter(self.operation + "_backward")(pydeform)
         return _present(function(self.grad_output, **self.arrays, **self.options))
 
     def jvp(self) -> tuple[Array, Array]:
         """The output and its derivative in the direction of the tangents."""
-        function = getattr(pydeform, self.operation + "_jvp")
+        function = attrgetter(self.operation + "_jvp")(pydeform)
         out, tangent = function(**self.arrays, **self.options, tangents=self.tangents)
         return np.asarray(out), np.asarray(tangent)
 
     def double_backward(self) -> Results:
         """The gradients of ``<tangents, gradients>``, by argument, and to ``"grad_output"``."""
-        function = getattr(pydeform, self.operation + "_double_backward")
+        function = attrgetter(self.operation + "_double_backward")(pydeform)
         return _present(function(self.tangents, self.grad_output, **self.arrays, **self.options))
 
     def evaluate(self) -> Results:

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydeform.testing.bounds import expected, reference
 from pydeform.testing.cases import Case
+from pydeform.testing.composed import COMPOSED
 from pydeform.testing.contract import Operation
 from pydeform.testing.local_conv import LOCAL_CONV
+from pydeform.testing.named import NAMED
 from pydeform.testing.sample import SAMPLE
 from pydeform.testing.strategies import deform_conv_cases
 from pydeform.testing.values import deform_conv_case, make_geometry
@@ -121,4 +123,6 @@ OPERATIONS: tuple[Operation, ...] = (
     *DEFORM_CONV,
     *SAMPLE,
     *LOCAL_CONV,
+    *COMPOSED,
+    *NAMED,
 )

@@ -108,7 +108,7 @@ REFUSED = {
     "half": (
         lambda: scale(SIZE.astype(np.float16)),
         TypeError,
-        "size: expected one of | got float16; convert it, as in size.astype(numpy.float32)",
+        "size: expected one of ('float32', 'float64'), got float16; convert it, as in size.astype(",
     ),
     "int": (lambda: scale(SIZE.astype(int)), TypeError, "size: expected one of | got int64"),
     "mixed": (

@@ -102,6 +102,13 @@ CASES = cases()
 JUMPS = ("project_box", "project_ball", "constrain", "box_window")
 
 
+@pytest.fixture(autouse=True)
+def longdouble():
+    """Have longdouble accepted."""
+    with pydeform.use_backend("ref"):
+        yield
+
+
 @pytest.fixture(params=CASES)
 def case(request):
     """Off the kinks: where a projection bends, no difference tells a derivative."""

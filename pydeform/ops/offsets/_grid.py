@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from itertools import product
-from math import prod
+from math import inf, prod
 from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from pydeform import _shapes
 from pydeform.ops import _checks
@@ -153,15 +155,15 @@ class Parametric(Rules):
         xp = namespace(size)
         if log and form == 2:
             raise ValueError("log: expected False beside matrices of sizes, got True")
-        bad = ~xp.isfinite(size)
-        expected = "finite numbers"
+        lowest, highest, expected = -inf, inf, "finite numbers"
         if form < 2 and not log:
-            bad, expected = bad | ~(size > 0), "positive numbers"
+            lowest, expected = 0.0, "positive numbers"
         elif log:
-            limit = xp.finfo(size.dtype)
-            extent = (float(xp.log(size.dtype.type(limit.tiny))), float(xp.log(limit.max)))
-            bad = bad | (size < extent[0]) | (size > extent[1])
-            expected = f"logarithms of normal numbers, from {extent[0]:.6g} to {extent[1]:.6g}"
+            exact = size.dtype if size.dtype != object else np.dtype(np.float64)
+            limit = np.finfo(exact)
+            lowest, highest = (float(np.log(exact.type(x))) for x in (limit.tiny, limit.max))
+            expected = f"logarithms of normal numbers, from {lowest:.6g} to {highest:.6g}"
+        bad = ~((size > lowest) & (size < highest))  # NaN is not in any interval
         if bool(xp.any(bad)):
             where = tuple(int(i[0]) for i in xp.nonzero(bad))
             raise ValueError(f"size: expected {expected}, got {size[where]} at {where}")

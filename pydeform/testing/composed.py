@@ -1,0 +1,229 @@
+"""Cases of the operations made of array expressions, and their entries in the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+
+import pydeform
+from pydeform.testing.cases import Case, Move
+from pydeform.testing.contract import Operation
+from pydeform.testing.values import Draw
+
+# These compute alike on every backend, which only says what dtypes they take.
+_SINGLE = ("float64", "float32")
+
+
+def _case(operation: str, draw: Draw, arrays: dict[str, Any], **options: Any) -> Case:
+    """Return a case with cotangents and tangents of its own."""
+    output = attrgetter(operation)(pydeform)(**arrays, **options)
+    given = {name: array for name, array in arrays.items() if array is not None}
+    return Case(
+        operation=operation,
+        arrays=arrays,
+        options=options,
+        grad_output=draw.plain(output.shape),
+        tangents={name: draw.offset_tangent(array.shape) for name, array in given.items()},
+    )
+
+
+def mix_kernels_case(
+    kind: str, seed: int, *, batch: int = 2, experts: int = 3, kernel: tuple[int, ...] = (2, 3)
+) -> Case:
+    """Make a case of mixed kernels, in float64.
+
+    Parameters
+    ----------
+    kind : str
+        One of `pydeform.testing.values.KINDS`.
+    seed : int
+        Of the generator that draws the values.
+    batch, experts, kernel : int and tuple of int
+        N, E and the shape of an expert.
+
+    Returns
+    -------
+    Case
+        A call of ``pydeform.mix_kernels``.
+    """
+    draw = Draw(kind, 2, seed)
+    arrays = {"weights": draw.mask((batch, experts)), "experts": draw.plain((experts, *kernel))}
+    return _case("mix_kernels", draw, arrays)
+
+
+def parameters_case(
+    operation: str,
+    kind: str,
+    seed: int,
+    *,
+    kernel: tuple[int, ...] = (3, 2),
+    batch: int = 1,
+    groups: int = 1,
+    form: int = 0,
+    shift: bool = True,
+    last: bool = False,
+    place: tuple[int, ...] | None = None,
+    **options: Any,
+) -> Case:
+    """Make a case of a function of sizes and shifts, in float64.
+
+    Parameters
+    ----------
+    operation : {"offsets.scale_taps", "offsets.gaussian_window"}
+        Which.
+    kind : str
+        One of `pydeform.testing.values.KINDS`.
+    seed : int
+        Of the generator that draws the values.
+    kernel, batch, groups : tuple of int and int
+        Taps per axis, N and G.
+    form : {0, 1, 2}
+        Isotropic sizes, sizes per axis, matrices.
+    shift, last : bool
+        Whether there is a shift, and whether channels come last.
+    place : tuple of int, optional
+        Positions or tiles that have sizes; two an axis by default.
+    **options : dict
+        Passed on.
+
+    Returns
+    -------
+    Case
+        Sizes are between 1.5 and 3, so that a step of 1 leaves them positive.
+    """
+    rank = len(kernel)
+    draw, where = Draw(kind, rank, seed), place or (2,) * rank
+
+    def shape(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return (batch, *where, groups, *axes) if last else (batch, groups, *axes, *where)
+
+    size = 1.5 + np.abs(draw.offset(shape((rank,) * form))) % 1.5
+    if draw.exact:
+        size = np.floor(4 * size) / 4
+    arrays = {"size": size, "shift": draw.offset(shape((rank,))) if shift else None}
+    layout = "channels_last" if last else "channels_first"
+    case = _case(operation, draw, arrays, kernel_size=kernel, layout=layout, **options)
+    if operation == "offsets.gaussian_window" or options.get("log"):
+        smooth = Move(2.0**-5, smooth=True)
+        moves = dict.fromkeys(case.names, smooth)
+        return Case(**{**vars(case), "moves": moves})
+    return case
+
+
+_seeds = st.integers(0, 2**32 - 1)
+
+
+def mix_kernels_cases(kind: str) -> st.SearchStrategy[Case]:
+    """Return a strategy for cases of mixed kernels.
+
+    Parameters
+    ----------
+    kind : str
+        One of `pydeform.testing.values.KINDS`.
+
+    Returns
+    -------
+    SearchStrategy
+        Of cases.
+    """
+    return st.builds(
+        partial(mix_kernels_case, kind),
+        _seeds,
+        batch=st.integers(0, 3),
+        experts=st.integers(1, 4),
+        kernel=st.lists(st.integers(1, 3), max_size=4).map(tuple),
+    )
+
+
+def parameters_cases(operation: str, kind: str) -> st.SearchStrategy[Case]:
+    """Return a strategy for cases of a function of sizes and shifts.
+
+    Parameters
+    ----------
+    operation : {"offsets.scale_taps", "offsets.gaussian_window"}
+        Which.
+    kind : str
+        One of `pydeform.testing.values.KINDS`.
+
+    Returns
+    -------
+    SearchStrategy
+        Of cases.
+    """
+    scale = operation == "offsets.scale_taps"
+    rank = st.shared(st.integers(1, 3), key="rank")
+    common = {
+        "kernel": rank.flatmap(lambda n: st.tuples(*(st.integers(1, 3),) * n)),
+        "batch": st.integers(0, 2),
+        "groups": st.integers(1, 2),
+        "form": st.integers(0, 2 if scale else 1),
+        "shift": st.booleans(),
+        "last": st.booleans(),
+        **({"dilation": st.integers(1, 2)} if scale else {}),
+    }
+    make = partial(parameters_case, operation, kind)
+    plain = st.builds(make, _seeds, **common)
+    tiled = st.builds(
+        make,
+        _seeds,
+        **common,
+        tile=st.just(2),
+        output_size=rank.map(lambda n: (3,) * n),
+    )
+    return plain | tiled
+
+
+def _examples(make: Callable[..., Case], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def one(options: dict[str, Any], seed: int, kind: str) -> Case:
+        return make(kind, seed, **options)
+
+    return {name: partial(one, options, seed) for seed, (name, options) in enumerate(found.items())}
+
+
+#: Operations made of array expressions, for the contract.
+COMPOSED = (
+    Operation(
+        name="mix_kernels",
+        cases=mix_kernels_cases,
+        examples=_examples(
+            mix_kernels_case,
+            {
+                "empty batch": {"batch": 0},
+                "one expert": {"experts": 1},
+                "many experts": {"experts": 17, "kernel": (3,)},
+                "a number each": {"kernel": ()},
+            },
+        ),
+    ),
+    Operation(
+        name="offsets.scale_taps",
+        cases=partial(parameters_cases, "offsets.scale_taps"),
+        examples=_examples(
+            partial(parameters_case, "offsets.scale_taps"),
+            {
+                "empty batch": {"batch": 0},
+                "one tap": {"kernel": (1, 1), "form": 2},
+                "many positions last": {"place": (9, 7), "last": True, "form": 1},
+                "cut tiles": {"place": (2, 2), "tile": (4, 3), "output_size": (5, 4), "form": 2},
+            },
+        ),
+        dtypes=_SINGLE,
+    ),
+    Operation(
+        name="offsets.gaussian_window",
+        cases=partial(parameters_cases, "offsets.gaussian_window"),
+        examples=_examples(
+            partial(parameters_case, "offsets.gaussian_window"),
+            {"empty batch": {"batch": 0}, "one tap": {"kernel": (1, 1)}},
+        ),
+        exact=(),
+        # Truncation of the differences of eighth order at steps of 2^-5, for sizes of 1.5 at least.
+        differences={"interior": 1e-9},
+        dtypes=_SINGLE,
+    ),
+)
