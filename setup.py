@@ -27,8 +27,9 @@ class BuildExt(build_ext):
             )
             extension.extra_compile_args += openmp
             extension.extra_link_args += link
-            if sanitizer := os.environ.get("PYDEFORM_SANITIZE"):  # "address": see .ci/sanitize
-                extension.extra_compile_args += ["-O1", "-g", f"-fsanitize={sanitizer}"]
+            if sanitizer := os.environ.get("PYDEFORM_SANITIZE"):  # see .ci/sanitize
+                flags = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+                extension.extra_compile_args += ["-O0", "-g", *flags]
                 extension.extra_link_args += [f"-fsanitize={sanitizer}"]
         super().build_extensions()
 
