@@ -8,7 +8,6 @@ and use the array API standard only, so that they run on any array that has it.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -18,6 +17,7 @@ import numpy as np
 from pydeform import _arrays, _dispatch
 from pydeform._arrays import NumpyArray
 from pydeform.ops import _checks
+from pydeform.ops._derivative_docs import docstring
 
 Terms: TypeAlias = dict[str, Any]  # arrays by the names of arguments
 
@@ -206,79 +206,6 @@ class _Split(NamedTuple):
     present: tuple[str, ...]
 
 
-_SECTION = re.compile(r"\n\n(?=[A-Z][A-Za-z ]+\n-{3,}\n)")
-
-
-def _section(doc: str, title: str) -> str:
-    """Return what a numpydoc docstring says under a title."""
-    for part in _SECTION.split(doc):
-        head, _, body = part.partition("\n")
-        if head == title:
-            return body.partition("\n")[2].strip("\n")
-    raise LookupError(title)
-
-
-_NEEDS = """needs : iterable of str, optional
-    Names of what to differentiate by; all that are given by default."""
-_RAISES = """TypeError
-    As for `{name}`, and if a mapping or an iterable of names is none.
-ValueError
-    As for `{name}`, and if cotangents or tangents have not the shapes of what they belong to, or
-    names are unknown."""
-_BACKWARD = """Compute the gradients of <grad_output, output> of `{name}`.
-
-Parameters
-----------
-grad_output : array, shape of the output
-    Cotangent of the output.
-{parameters}
-{needs}
-
-Returns
--------
-named tuple ({fields})
-    One gradient per array argument, of its shape; None where absent or not needed.
-"""
-_JVP = """Compute the output of `{name}` and its derivative along tangents.
-
-Parameters
-----------
-{parameters}
-tangents : mapping from names of arguments to arrays
-    Directions, of the shapes of the arguments; a missing one is zero.
-
-Returns
--------
-tuple of two arrays
-    Output and tangent of the output.
-"""
-_DOUBLE = """Compute the gradients of the gradients of `{name}`.
-
-Parameters
-----------
-grad_grads : mapping from names of arguments to arrays
-    Cotangents of what `{name}_backward` returns; a missing one is zero.
-grad_output : array, shape of the output
-    As given to `{name}_backward`.
-{parameters}
-{needs}
-
-Returns
--------
-named tuple ({fields})
-    Gradients of the sum over names of <grad_grads[name], gradient of name>; None where absent or
-    not needed.
-"""
-_TAIL = """
-Raises
-------
-{raises}
-
-See Also
---------
-{name} : The operation, with an example.
-"""
-
 Derivatives: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 
 
@@ -290,10 +217,13 @@ def _named(function: Callable[..., Any], name: str, fields: tuple[str, ...]) -> 
     return found
 
 
-def derivatives(rules: Rules, function: Callable[..., Any]) -> Derivatives:
+def derivatives(
+    rules: Rules, function: Callable[..., Any], example: tuple[str, str]
+) -> Derivatives:
     """Return the backward, jvp and double backward functions that belong to a public function.
 
-    They take its arguments under the same names, which are documented once, there.
+    They take its arguments under the same names, which are documented once, there. `example` makes
+    the first array for their examples, and calls the function: (expression, arguments).
     """
     name = function.__name__
     signature = inspect.signature(function)
@@ -355,20 +285,14 @@ def derivatives(rules: Rules, function: Callable[..., Any]) -> Derivatives:
     tangents = inspect.Parameter("tangents", by_name)
     grad = inspect.Parameter("grad_output", before)
     grad_grads = inspect.Parameter("grad_grads", before)
-    for made, suffix, doc, parameters, result in (
-        (backward, "_backward", _BACKWARD, (grad, *given, needs), rules.names),
-        (jvp, "_jvp", _JVP, (*given, tangents), ()),
-        (double_backward, "_double_backward", _DOUBLE, (grad_grads, grad, *given, needs), fields),
+    for made, suffix, parameters, result in (
+        (backward, "_backward", (grad, *given, needs), rules.names),
+        (jvp, "_jvp", (*given, tangents), ()),
+        (double_backward, "_double_backward", (grad_grads, grad, *given, needs), fields),
     ):
         made.__name__ = made.__qualname__ = name + suffix
         made.__module__ = function.__module__
         documented = signature.replace(parameters=parameters, return_annotation=Any)
         setattr(made, "__signature__", documented)  # noqa: B010 - mypy knows no such attribute
-        made.__doc__ = (doc + _TAIL).format(
-            name=name,
-            parameters=_section(inspect.getdoc(function) or "", "Parameters"),
-            needs=_NEEDS,
-            fields=", ".join(result),
-            raises=_RAISES.format(name=name),
-        )
+        made.__doc__ = docstring(suffix, function, result, rules.names[0], example)
     return backward, jvp, double_backward

@@ -150,7 +150,15 @@ def to_msda(
 
     See Also
     --------
-    from_msda : The way back, with an example.
+    from_msda : The way back.
+
+    Examples
+    --------
+    >>> import numpy as np, pydeform
+    >>> position, weight = np.full((1, 1, 1, 1, 1, 2), 1.5), np.ones((1, 1, 1, 1, 1))
+    >>> locations, weights = pydeform.conventions.to_msda(position, weight, [(4, 8)])
+    >>> locations.ravel()
+    array([0.25, 0.5 ])
     """
     arrays, give = take({"position": position, "weight": weight})
     places, weights = arrays["position"], arrays["weight"]

@@ -215,7 +215,14 @@ def to_dcnv3(
 
     See Also
     --------
-    from_dcnv3 : The way back, with an example.
+    from_dcnv3 : The way back.
+
+    Examples
+    --------
+    >>> import numpy as np, pydeform
+    >>> offset = np.arange(8.0).reshape(1, 8, 1, 1)  # (y, x) of taps (0, 0), (0, 1), (1, 0), (1, 1)
+    >>> pydeform.conventions.to_dcnv3(offset, kernel_size=2).offset.ravel()
+    array([1., 0., 5., 4., 3., 2., 7., 6.])
     """
     lattice = _lattice(kernel_size, dilation, remove_center, offset_scale)
     given = {"offset": offset} if mask is None else {"offset": offset, "mask": mask}
@@ -334,7 +341,14 @@ def to_dcnv4(
 
     See Also
     --------
-    from_dcnv4 : The way back, with an example.
+    from_dcnv4 : The way back.
+
+    Examples
+    --------
+    >>> import numpy as np, pydeform
+    >>> offset = np.array([20.0, 10.0, 21.0, 11.0]).reshape(1, 4, 1, 1)
+    >>> pydeform.conventions.to_dcnv4(offset, kernel_size=(1, 2)).ravel()
+    array([10., 20., 11., 21.,  1.,  1.,  0.,  0.])
     """
     lattice = _lattice(kernel_size, dilation, remove_center, offset_scale)
     given = {"offset": offset} if mask is None else {"offset": offset, "mask": mask}

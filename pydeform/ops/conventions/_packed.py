@@ -73,7 +73,14 @@ def to_chainer(offset: Array, *, kernel_size: PerAxis) -> Any:
 
     See Also
     --------
-    from_chainer : The way back, with an example.
+    from_chainer : The way back.
+
+    Examples
+    --------
+    >>> import numpy as np, pydeform
+    >>> offset = np.array([20.0, 10.0, 21.0, 11.0]).reshape(1, 4, 1, 1)
+    >>> pydeform.conventions.to_chainer(offset, kernel_size=(1, 2)).ravel()
+    array([10., 11., 20., 21.])
     """
     array, taps, give = _chainer(offset, kernel_size)
     parts = array.reshape(array.shape[0], taps, 2, *array.shape[2:])
@@ -164,7 +171,14 @@ def to_mindspore(offset: Array, mask: Array | None = None, *, kernel_size: PerAx
 
     See Also
     --------
-    from_mindspore : The way back, with an example.
+    from_mindspore : The way back.
+
+    Examples
+    --------
+    >>> import numpy as np, pydeform
+    >>> offset = np.array([20.0, 10.0, 21.0, 11.0]).reshape(1, 4, 1, 1)
+    >>> pydeform.conventions.to_mindspore(offset, kernel_size=(1, 2)).ravel()
+    array([10., 11., 20., 21.,  1.,  1.])
     """
     height, width = kernel_of(kernel_size)
     given = {"offset": offset} if mask is None else {"offset": offset, "mask": mask}

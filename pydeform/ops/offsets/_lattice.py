@@ -158,7 +158,7 @@ def affine_lattice(
     affine_lattice_backward,
     affine_lattice_jvp,
     affine_lattice_double_backward,
-) = derivatives(_RULES, affine_lattice)
+) = derivatives(_RULES, affine_lattice, ("np.eye(2)[None]", "matrix, size=(3, 4)"))
 
 
 def _rank(rank: object) -> int:
@@ -205,7 +205,14 @@ def flip_matrix(axes: Sequence[SupportsIndex], *, rank: SupportsIndex = 2) -> Nu
 
     See Also
     --------
-    affine_lattice : What it is for, with an example.
+    affine_lattice : What it is for.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> pydeform.offsets.flip_matrix((1,))
+    array([[ 1.,  0.],
+           [ 0., -1.]])
     """
     n = _rank(rank)
     matrix = np.eye(n)
@@ -287,6 +294,13 @@ def rotation_matrix(
     See Also
     --------
     turn_matrix : Turns by right angles.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> pydeform.offsets.rotation_matrix(60.0).round(3)
+    array([[ 0.5  ,  0.866],
+           [-0.866,  0.5  ]])
     """
     n = _rank(rank)
     first, second = _axes(axes, n, 2)
@@ -339,6 +353,13 @@ def resize_matrix(
     See Also
     --------
     affine_lattice : What it is for.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> pydeform.offsets.resize_matrix((4, 6), (8, 3))
+    array([[0.5, 0. ],
+           [0. , 2. ]])
     """
     if not isinstance(size, list | tuple) or len(size) not in _shapes.AXES:
         raise ValueError(f"size: expected 1 to 3 ints, one per axis, got {size!r}")

@@ -370,10 +370,14 @@ def constrain(
     return run(_CONSTRAIN, {"offset": offset}, options)  # type: ignore[no-any-return]
 
 
-project_box_backward, project_box_jvp, project_box_double_backward = derivatives(_BOX, project_box)
+project_box_backward, project_box_jvp, project_box_double_backward = derivatives(
+    _BOX, project_box, ("np.ones((1, 3, 4))", "offset, [(1, 2)]")
+)
 (
     project_ball_backward,
     project_ball_jvp,
     project_ball_double_backward,
-) = derivatives(_BALL, project_ball)
-constrain_backward, constrain_jvp, constrain_double_backward = derivatives(_CONSTRAIN, constrain)
+) = derivatives(_BALL, project_ball, ("np.ones((1, 6, 4, 4))", "offset, 0.5"))
+constrain_backward, constrain_jvp, constrain_double_backward = derivatives(
+    _CONSTRAIN, constrain, ("np.ones((1, 18, 4, 4))", "offset, 0.5, kernel_size=(3, 3)")
+)

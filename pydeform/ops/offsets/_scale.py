@@ -146,4 +146,6 @@ def scale_taps(
     return run(_RULES, {"size": size, "shift": shift}, options)  # type: ignore[no-any-return]
 
 
-scale_taps_backward, scale_taps_jvp, scale_taps_double_backward = derivatives(_RULES, scale_taps)
+scale_taps_backward, scale_taps_jvp, scale_taps_double_backward = derivatives(
+    _RULES, scale_taps, ("np.full((1, 1, 4), 2.0)", "size, kernel_size=(3,)")
+)

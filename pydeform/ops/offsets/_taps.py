@@ -252,9 +252,9 @@ def static_offsets(
     cumulative_taps_backward,
     cumulative_taps_jvp,
     cumulative_taps_double_backward,
-) = derivatives(_SNAKE, cumulative_taps)
+) = derivatives(_SNAKE, cumulative_taps, ("np.ones((1, 3, 4))", "offset, kernel_size=(3,)"))
 (
     static_offsets_backward,
     static_offsets_jvp,
     static_offsets_double_backward,
-) = derivatives(_STATIC, static_offsets)
+) = derivatives(_STATIC, static_offsets, ("np.ones((9, 2))", "offset, batch=1, output_size=4"))

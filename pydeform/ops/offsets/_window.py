@@ -237,5 +237,7 @@ def box_window(
     gaussian_window_backward,
     gaussian_window_jvp,
     gaussian_window_double_backward,
-) = derivatives(_GAUSSIAN, gaussian_window)
-box_window_backward, box_window_jvp, box_window_double_backward = derivatives(_BOX, box_window)
+) = derivatives(_GAUSSIAN, gaussian_window, ("np.full((1, 1, 4), 2.0)", "size, kernel_size=(3,)"))
+box_window_backward, box_window_jvp, box_window_double_backward = derivatives(
+    _BOX, box_window, ("np.full((1, 1, 4), 2.0)", "size, kernel_size=(3,)")
+)
