@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,8 +182,8 @@ def test_a_snake_adds_up_from_its_centre(axis):
 def test_learnable_spacings_are_a_dense_kernel():
     """The active convolution unit is a dilated convolution with learnable spacings.
 
-    There each tap at (y, x) adds to a dense kernel by bilinear interpolation: weight (1-fy)(1-fx)
-    to cell (iy, ix) and so on. All numbers are dyadic, and both sides equal to the bit.
+    There each tap adds to the four cells around it in a dense kernel, with the weights of bilinear
+    interpolation. All numbers are dyadic, and both sides equal to the bit.
     """
     rng = np.random.default_rng(6)
     x, w = whole(rng, 1, 2, 12, 11), whole(rng, 3, 2, 2, 2)
@@ -296,3 +297,17 @@ def test_a_shift_is_in_pixels_of_the_input():
     lattice = offsets.affine_lattice(np.eye(2)[None], shift, size=(2, 2))
     expected = np.stack(np.meshgrid([0.5, 1.5], [-1.0, 0.0], indexing="ij"), axis=-1)
     np.testing.assert_array_equal(lattice[0, 0, 0], expected)
+
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "offsets.md"
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the tests of an installed package have no docs")
+def test_the_example_of_the_reference_runs():
+    blocks = REFERENCE.read_text(encoding="utf-8").split("```python\n")[1:]
+    assert len(blocks) == 2
+    found = {}
+    for block in blocks:
+        exec(block.partition("```")[0], found)
+    assert found["grads"].size.shape == found["log_size"].shape
+    assert found["grads"].size.any()
