@@ -120,7 +120,9 @@ class _Call(NamedTuple):
         if self.rules.last(self.plan) and name in self.rules.positional:
             array = positions_first(array, self.rules.rank(self.plan))
         result = np.array(array, dtype=self.like.dtype, order="C", copy=None)
-        if any(result is a or np.may_share_memory(result, a) for a in self.arrays.values()):
+        if any(
+            np.may_share_memory(result, a) for a in (*self.arrays.values(), *self.extra.values())
+        ):
             result = result.copy()  # nobody writes to an argument through a result
         return self.give(result)
 

@@ -86,6 +86,12 @@ def cases():
     add("cumulative_taps", fields(rng, LAST, kernel_size=(2, 3)), "last", affine=True)
     spacing = ({"offset": dyadic(rng, (2, 3, 2))}, {"batch": 2, "output_size": (3, 2)})
     add("static_offsets", spacing, affine=True)
+    long = ({"offset": dyadic(rng, (1, 28, 2, 1))}, {"kernel_size": (2, 7)})
+    add("cumulative_taps", long, "long", affine=True)
+    one = ({"offset": dyadic(rng, (1, 1))}, {"batch": 1, "output_size": 1})
+    add("static_offsets", one, "one", affine=True)
+    flat = ({"offset": dyadic(rng, (1, 1, 1))}, {"kernel_size": (1,)})
+    add("sampling_locations", flat, "one axis", affine=True)
     last = ({"offset": dyadic(rng, (3, 1))}, {"batch": 2, "output_size": 3, "layout": LAST})
     add("static_offsets", last, "last", affine=True)
     place = {"kernel_size": (3, 2), "stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": 2}
@@ -221,6 +227,17 @@ def test_no_result_shares_memory_with_an_argument(case):
             assert result.flags.writeable
             given = (grad_output, *arrays.values())
             assert not any(np.shares_memory(result, array) for array in given)
+
+
+def test_strides_change_no_bits():
+    """A sum along memory takes another order than one across it."""
+    grad = np.random.default_rng(7).normal(size=(5, 18, 9, 11))
+    place = {"batch": 5, "output_size": (9, 11)}
+    spacing = np.zeros((9, 2))
+    expected = offsets.static_offsets_backward(grad, spacing, **place)
+    strided = np.asfortranarray(grad)[:, :, ::-1][:, :, ::-1]
+    found = offsets.static_offsets_backward(strided, spacing, **place)
+    np.testing.assert_array_equal(found.offset, expected.offset)
 
 
 @pytest.mark.parametrize("label", [label for label in CASES if "box_window" not in label])
