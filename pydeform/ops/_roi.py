@@ -126,13 +126,14 @@ class Part:
             return self.image.last(array)
         if role == "output":
             array = np.moveaxis(array[self.rows], 1, -1) / self._count
-            return array.reshape(1, 1, -1, self.geometry.channels)
+            return ready(array).reshape(1, 1, -1, self.geometry.channels)
         if role == "factor":
             array = np.broadcast_to(array[self.rows, 0, :, :, None], self._shape)
             return ready(array).reshape(1, 1, -1, self.geometry.taps)
         moves = np.moveaxis(array[self.rows], 1, -1)[..., None, ::-1]  # [R, ph, pw, 1, (y, x)]
         moves = moves * self._reach[:, None, None, None]
-        return np.broadcast_to(moves, (*self._shape, 2)).reshape(1, 1, -1, 2 * self._shape[3])
+        moves = ready(np.broadcast_to(moves, (*self._shape, 2)))
+        return moves.reshape(1, 1, -1, 2 * self._shape[3])
 
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the positions in pixels; those that read nothing are infinite."""
