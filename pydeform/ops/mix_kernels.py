@@ -50,19 +50,19 @@ class _MixKernels(Rules):
 
     def _mix(self, plan: _Plan, weights: Any, experts: Any) -> Any:
         flat = namespace(experts).reshape(experts, (plan.experts, 1, prod(plan.kernel)))
-        total = weights[:, 0, None] * flat[0]
+        total = weights[:, 0, None] * flat[0, ...]
         for e in range(1, plan.experts):
-            total = total + weights[:, e, None] * flat[e]
+            total = total + weights[:, e, None] * flat[e, ...]
         return total  # [N, prod(kernel)]
 
     def _grads(self, plan: _Plan, grad_output: Any, weights: Any, experts: Any) -> Terms:
         xp, length = namespace(grad_output), prod(plan.kernel)
         grad = xp.reshape(grad_output, (plan.batch, length))
         flat = xp.reshape(experts, (plan.experts, length))
-        columns = [xp.sum(grad * flat[e], axis=1) for e in range(plan.experts)]
+        columns = [xp.sum(grad * flat[e, ...], axis=1) for e in range(plan.experts)]
         total = xp.zeros_like(flat)
         for n in range(plan.batch):
-            total = total + weights[n, :, None] * grad[n]
+            total = total + weights[n, :, None] * grad[n, ...]
         shape = (plan.experts, *plan.kernel)
         return {"weights": xp.stack(columns, axis=1), "experts": xp.reshape(total, shape)}
 

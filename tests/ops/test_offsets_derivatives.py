@@ -8,6 +8,7 @@ and its rounding 2^-64/h, 4e-16 of the values; 1e-13 allows for derivatives of a
 longdouble is float64, h = 2^-10 gives 3e-14 and 1e-13, and the same allowance 3e-10.
 """
 
+import inspect
 import pickle
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 import pydeform
 from pydeform import offsets
+from pydeform.ops._composed import Rules, positions_last
 
 WIDE = np.finfo(np.longdouble).eps < 2.0**-60
 H, TOLERANCE = (2.0**-13, 1e-13) if WIDE else (2.0**-10, 3e-10)
@@ -129,6 +131,17 @@ def case(request):
 def functions(name):
     module = pydeform if hasattr(pydeform, name) else offsets
     return [getattr(module, name + kind) for kind in ("", "_backward", "_jvp", "_double_backward")]
+
+
+def rules_of(function):
+    """The rules that a public function hands on: the one object of that kind in its code."""
+    module = inspect.getmodule(function)
+    (rules,) = (
+        found
+        for found in map(vars(module).get, function.__code__.co_names)
+        if isinstance(found, Rules)
+    )
+    return rules
 
 
 def difference(function, arrays, direction, affine):
@@ -253,6 +266,39 @@ def test_float32_is_the_rounded_result(label):
     np.testing.assert_allclose(found, exact, rtol=0, atol=scale)
     grads = backward(np.ones_like(found), **single, **options)
     assert all(g is None or g.dtype == np.float32 for g in grads)
+
+
+@pytest.mark.parametrize("label", CASES)
+def test_the_rules_keep_to_the_array_api(label):
+    """They run on arrays that have nothing but the standard, and give the same."""
+    strict = pytest.importorskip("array_api_strict")
+    name, arrays, options, _ = CASES[label]
+    rules = rules_of(functions(name)[0])
+    full = inspect.signature(functions(name)[0]).parameters
+    chosen = {n: p.default for n, p in full.items() if n not in rules.names} | options
+    plan = rules.plan({n: np.array(a) for n, a in arrays.items()}, chosen)
+    first = {
+        n: positions_last(a, rules.rank(plan))
+        if rules.last(plan) and n in rules.positional
+        else np.array(a)
+        for n, a in arrays.items()
+    }
+    grad = np.random.default_rng(8).normal(size=rules.shape(plan))
+
+    def everything(of):
+        at = {n: of(a) for n, a in first.items()}
+        along = {n: of(np.ones_like(a)) for n, a in first.items()}
+        return {
+            "output": rules.forward(plan, at),
+            "tangent": rules.jvp(plan, along, at),
+            **{f"grad {n}": g for n, g in rules.backward(plan, of(grad), at).items()},
+            **{f"second {n}": g for n, g in rules.second(plan, along, of(grad), at).items()},
+        }
+
+    expected = everything(np.array)
+    for key, array in everything(strict.asarray).items():
+        assert isinstance(array, type(strict.ones(1))), key
+        np.testing.assert_array_equal(np.asarray(array), expected[key], key)
 
 
 @pytest.mark.parametrize("label", CASES)

@@ -78,7 +78,7 @@ def _spread(array: Any, tile: tuple[int, ...], out_size: tuple[int, ...]) -> Any
     lead = array.ndim - len(tile)
     for axis, (t, size) in enumerate(zip(tile, out_size, strict=True), lead):
         array = xp.repeat(array, t, axis=axis)
-        array = array[(*(slice(None),) * axis, slice(0, size))]
+        array = array[(*(slice(None),) * axis, slice(0, size), ...)]
     return array
 
 

@@ -25,13 +25,13 @@ class _ScaleTaps(Parametric):
         """size [N, G, 1 or n, *O] or [N, G, n, n, *O] times taps, plus shift."""
         xp, taps, n = namespace(size), taps_like(plan, size), plan.rank
         if plan.form < 2:
-            offset = size[:, :, None] * taps  # [N, G, K, n, *O]
+            offset = size[:, :, None, ...] * taps  # [N, G, K, n, *O]
         else:
-            offset = size[:, :, None, :, 0] * taps[:, :, :, :1]
+            offset = size[:, :, None, :, 0, ...] * taps[:, :, :, :1, ...]
             for b in range(1, n):
-                offset = offset + size[:, :, None, :, b] * taps[:, :, :, b : b + 1]
+                offset = offset + size[:, :, None, :, b, ...] * taps[:, :, :, b : b + 1, ...]
         if shift is not None:
-            offset = offset + shift[:, :, None]
+            offset = offset + shift[:, :, None, ...]
         return xp.reshape(offset, self.shape(plan))
 
     def at(self, plan: ParameterPlan, at: Terms) -> Any:
@@ -55,7 +55,7 @@ class _ScaleTaps(Parametric):
         if plan.form < 2:
             found = {"size": xp.sum(grad * taps, axis=2)}
         else:
-            columns = [xp.sum(grad * taps[:, :, :, b : b + 1], axis=2) for b in range(n)]
+            columns = [xp.sum(grad * taps[:, :, :, b : b + 1, ...], axis=2) for b in range(n)]
             found = {"size": xp.stack(columns, axis=3)}
         if "shift" in at:
             found["shift"] = xp.sum(grad, axis=2)

@@ -62,12 +62,12 @@ class _CumulativeTaps(Rules):
         taps = xp.reshape(offset, (lead, size, after * plan.rank * prod(plan.out_size)))
         parts: list[Any] = [None] * size
         center = size // 2
-        parts[center] = xp.zeros_like(taps[:, center])
+        parts[center] = xp.zeros_like(taps[:, center, ...])
         for side in (1, -1):
             order = range(1, center + 1) if outwards else range(center, 0, -1)
             total = parts[center]
             for step in order:
-                total = total + taps[:, center + side * step]
+                total = total + taps[:, center + side * step, ...]
                 parts[center + side * step] = total
         return xp.reshape(xp.stack(parts, axis=1), self.shape(plan))
 

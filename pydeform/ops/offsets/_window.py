@@ -25,7 +25,7 @@ class _Window(Parametric):
     def _distance(self, plan: ParameterPlan, at: Terms) -> Any:
         """tap - shift, in taps: [N, G, K, n, *O], or what broadcasts to it."""
         taps = taps_like(plan, at["size"])
-        return taps - at["shift"][:, :, None] if "shift" in at else taps
+        return taps - at["shift"][:, :, None, ...] if "shift" in at else taps
 
 
 class _Gaussian(_Window):
@@ -33,16 +33,16 @@ class _Gaussian(_Window):
 
     def _terms(self, plan: ParameterPlan, at: Terms) -> tuple[Any, Any, Any]:
         """z, the size beside it, and m [N, G, K, 1, *O]."""
-        size = at["size"][:, :, None]
+        size = at["size"][:, :, None, ...]
         z = self._distance(plan, at) / size
         xp = namespace(z)
         return z, size, xp.exp(-xp.sum(z * z, axis=3, keepdims=True) / 2)
 
     def _slope(self, tangents: Terms, z: Any, size: Any) -> Any:
         """The derivative of log m along tangents: [N, G, K, 1, *O]."""
-        slope = z * z / size * tangents["size"][:, :, None]
+        slope = z * z / size * tangents["size"][:, :, None, ...]
         if "shift" in tangents:
-            slope = slope + z / size * tangents["shift"][:, :, None]
+            slope = slope + z / size * tangents["shift"][:, :, None, ...]
         return namespace(z).sum(slope, axis=3, keepdims=True)
 
     def at(self, plan: ParameterPlan, at: Terms) -> Any:
@@ -65,11 +65,11 @@ class _Gaussian(_Window):
         z, size, m = self._terms(plan, at)
         xp, weight = namespace(z), m * self._split(plan, grad_output)
         slope = self._slope(tangents, z, size)
-        u = tangents["size"][:, :, None]
+        u = tangents["size"][:, :, None, ...]
         size_term = slope * (z * z / size) - 3 * z * z / (size * size) * u
         found = {}
         if "shift" in at:
-            v = tangents["shift"][:, :, None]
+            v = tangents["shift"][:, :, None, ...]
             size_term = size_term - 2 * z / (size * size) * v
             shift_term = slope * (z / size) - (v + 2 * z * u) / (size * size)
             found["shift"] = xp.sum(weight * shift_term, axis=2)
@@ -82,7 +82,7 @@ class _Box(_Window):
     def at(self, plan: ParameterPlan, at: Terms) -> Any:
         distance = self._distance(plan, at)
         xp = namespace(distance)
-        inside = xp.abs(distance) <= at["size"][:, :, None] / 2
+        inside = xp.abs(distance) <= at["size"][:, :, None, ...] / 2
         mask = xp.astype(xp.all(inside, axis=3), distance.dtype)
         # The sum is NaN where a coordinate is, and the mask says so rather than hide it.
         total = xp.sum(distance, axis=3)
