@@ -1,23 +1,48 @@
-"""One operation, one word: the same files, names and signatures on every floor."""
+"""One operation, one word: the same files, names and signatures on every floor.
+
+A primitive has kernels: its file stands on every floor. What is composed of primitives needs none
+below `ops`. Which is which is said by what the specification has.
+"""
 
 import ast
 import inspect
 import pkgutil
 from importlib import import_module, resources
 from pathlib import Path
+from types import ModuleType
 
 import numpydoc.docscrape
 import pytest
 
 import pydeform
+import pydeform._ref
 import pydeform.ops
 
 STEMS = [m.name for m in pkgutil.iter_modules(pydeform.ops.__path__) if m.name[0] != "_"]
+SPECIFIED = {m.name for m in pkgutil.iter_modules(pydeform._ref.__path__)}
+PRIMITIVES = [stem for stem in STEMS if stem in SPECIFIED]
 KINDS = ["", "_backward", "_jvp", "_double_backward"]
-FUNCTIONS = [stem + kind for stem in STEMS for kind in KINDS]
 RANKS = [1, 2, 3]
-OPTIONS = ("groups", "offset_groups", "mode", "kink", "layout")
-ARRAYS = ("input", "offset", "weight", "bias", "stride", "padding", "dilation", "mask")
+RANKED = ["deform_conv", "local_conv"]
+
+
+def public(module):
+    """The functions that a module exports, by name."""
+    found = {name: getattr(module, name) for name in module.__all__}
+    return {name: f for name, f in found.items() if inspect.isfunction(f)}
+
+
+# Functions of `pydeform`, and those of the modules that it exports as they are.
+OPERATIONS = {
+    **public(pydeform.ops),
+    **{
+        f"{stem}.{name}": function
+        for stem in STEMS
+        if isinstance(getattr(pydeform.ops, stem, None), ModuleType) and stem in pydeform.__all__
+        for name, function in public(getattr(pydeform.ops, stem)).items()
+    },
+}
+DIFFERENTIABLE = [name for name in OPERATIONS if f"{name}_backward" in OPERATIONS]
 
 ROOT = Path(__file__).parent.parent
 in_a_source_tree = pytest.mark.skipif(
@@ -32,20 +57,23 @@ def stub():
 
 
 def test_there_are_operations():
-    assert "deform_conv" in STEMS
+    assert {"deform_conv", "local_conv", "sample"} == set(PRIMITIVES)
+    assert set(PRIMITIVES) <= set(pydeform._ref.__all__)
+    assert len(STEMS) > len(PRIMITIVES)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_floor_has_the_function(name):
-    stem = next(s for s in STEMS if name.startswith(s))
-    assert callable(getattr(import_module(f"pydeform.ops.{stem}"), name))
+@pytest.mark.parametrize("stem", RANKED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rank_has_the_function(stem, kind):
+    assert callable(getattr(import_module(f"pydeform.ops.{stem}"), stem + kind))
     for rank in RANKS:
-        public = name.replace(stem, f"{stem}{rank}d")
-        assert public in pydeform.__all__
-        assert getattr(pydeform, public) is getattr(pydeform.ops, public)
+        name = f"{stem}{rank}d{kind}"
+        assert name in pydeform.__all__
+        assert getattr(pydeform, name) is getattr(pydeform.ops, name)
+        assert getattr(pydeform, name).__name__ == name
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", pydeform._ref.__all__)
 def test_backends_have_the_same_signatures(name):
     reference = inspect.signature(getattr(import_module("pydeform._ref"), name))
     compiled = inspect.signature(getattr(import_module("pydeform._cpu"), name))
@@ -69,13 +97,13 @@ def test_the_stub_declares_what_is_compiled():
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_floor_has_the_file(stem):
     for path in (
-        f"pydeform/ops/{stem}.py",
-        f"pydeform/_ref/{stem}.py",
-        f"pydeform/_cpu/{stem}.pxi",
-        f"tests/ops/test_{stem}.py",
-        f"docs/reference/{stem}.md",
+        f"pydeform/ops/{stem}",
+        f"tests/ops/test_{stem}",
+        f"docs/reference/{stem}",
+        *([f"pydeform/_ref/{stem}", f"pydeform/_cpu/{stem}"] * (stem in PRIMITIVES)),
     ):
-        assert (ROOT / path).is_file(), path
+        found = [path + end for end in (".py", "/__init__.py", ".md", ".pxi")]
+        assert any((ROOT / name).is_file() for name in found), path
 
 
 @in_a_source_tree
@@ -93,44 +121,51 @@ def test_the_public_names():
     assert all(hasattr(pydeform, name) for name in pydeform.__all__)
 
 
-def parameters(name):
-    return inspect.signature(getattr(pydeform, name)).parameters
+def signature(name):
+    """Names of the positional and of the keyword-only parameters."""
+    found = inspect.signature(OPERATIONS[name]).parameters.values()
+    return (
+        [p.name for p in found if p.kind is not p.KEYWORD_ONLY],
+        {p.name for p in found if p.kind is p.KEYWORD_ONLY},
+    )
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_the_four_functions_take_the_same(name):
+    """The derivatives take what the operation takes, in its order, and what they are for."""
+    arguments, options = signature(name)
+    extra = ["deterministic"] if name.startswith("deform_conv") else []
+    assert signature(f"{name}_backward") == (
+        ["grad_output", *arguments],
+        {*options, "needs", *extra},
+    )
+    assert signature(f"{name}_jvp") == (arguments, {*options, "tangents"})
+    assert signature(f"{name}_double_backward") == (
+        ["grad_grads", "grad_output", *arguments],
+        {*options, "needs"},
+    )
+    plain = inspect.signature(OPERATIONS[name]).parameters
+    for kind in KINDS[1:]:
+        for parameter in inspect.signature(OPERATIONS[name + kind]).parameters.values():
+            if parameter.name in plain:
+                assert parameter.default == plain[parameter.name].default
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_the_public_signatures(rank):
-    """The first eight arguments are torchvision's, and every function has the same options."""
-    stem = f"deform_conv{rank}d"
-    expected = {
-        stem: (*ARRAYS, *OPTIONS, "out"),
-        f"{stem}_backward": ("grad_output", *ARRAYS, *OPTIONS, "needs", "deterministic", "out"),
-        f"{stem}_jvp": (*ARRAYS, "tangents", *OPTIONS, "out"),
-        f"{stem}_double_backward": (
-            "grad_grads",
-            "grad_output",
-            *ARRAYS,
-            *OPTIONS,
-            "needs",
-            "out",
-        ),
-    }
-    for name, names in expected.items():
-        found = parameters(name)
-        assert tuple(found) == names
-        for parameter in found.values():
-            by_name = parameter.name in (*OPTIONS, "tangents", "needs", "deterministic", "out")
-            assert (parameter.kind is parameter.KEYWORD_ONLY) == by_name
-        defaults = {n: p.default for n, p in found.items()}
-        plain = {n: p.default for n, p in parameters("deform_conv2d").items()}
-        assert all(defaults[n] == plain[n] for n in (*ARRAYS, *OPTIONS))
+def test_deform_conv_begins_like_torchvision(rank):
+    assert signature(f"deform_conv{rank}d") == (
+        ["input", "offset", "weight", "bias", "stride", "padding", "dilation", "mask"],
+        {"groups", "offset_groups", "mode", "kink", "layout", "out"},
+    )
 
 
+@pytest.mark.parametrize("stem", RANKED)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_ranks_are_documented_alike(kind):
+def test_the_ranks_are_documented_alike(stem, kind):
     """What is said of one rank is said of all, but for names of axes."""
 
     def sections(rank):
-        doc = inspect.getdoc(getattr(pydeform, f"deform_conv{rank}d{kind}"))
+        doc = inspect.getdoc(getattr(pydeform, f"{stem}{rank}d{kind}"))
         doc = numpydoc.docscrape.NumpyDocString(doc)
         names = [p.name for p in doc["Parameters"]]
         errors = [(p.type, p.desc) for p in doc["Raises"]]

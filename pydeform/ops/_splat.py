@@ -158,11 +158,13 @@ def splat_jvp(
 
     Parameters
     ----------
-    values, position, size, deriv, mode, kink : see `splat`
+    values, position, size : see `splat`
         As they were given to it.
     tangents : mapping from names to arrays
         The direction, by names among "values", "position"; each of the shape and dtype of its
         argument. What is not named does not change.
+    deriv, mode, kink : see `splat`
+        As they were given to it.
     out : mapping from "output" and "output_tangent" to arrays, optional
         Results to be written in these arrays, which are returned; each as `out` of `splat`.
 

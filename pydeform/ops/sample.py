@@ -178,11 +178,13 @@ def sample_jvp(
 
     Parameters
     ----------
-    input, position, deriv, mode, kink : see `sample`
+    input, position : see `sample`
         As they were given to it.
     tangents : mapping from names to arrays
         The direction, by names among "input", "position"; each of the shape and dtype of its
         argument. What is not named does not change.
+    deriv, mode, kink : see `sample`
+        As they were given to it.
     out : mapping from "output" and "output_tangent" to arrays, optional
         Results to be written in these arrays, which are returned; each as `out` of `sample`.
 
