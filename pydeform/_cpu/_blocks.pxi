@@ -8,6 +8,7 @@
 cdef enum:
     BLOCK_BYTES = 256  # of channels: the width of a product
     CHUNKS = 8  # blocks times batch chunks that may run side by side
+    PIXELS_TO_ADD = 4096  # of one task, where parts of an image add up
 
 
 cdef struct Block:  # channels of one group, or of several whole groups
@@ -23,6 +24,8 @@ cdef struct Share:  # what one block adds to one offset group
 cdef struct Back:
     Job job
     int64_t blocks, slots, row, chunks, length  # row: channels of a block, padded
+    int64_t parts, part  # of a lone image: each takes so many positions, with sums of its own
+    char* part_grad  # [part][block][pixels][pixel]: their gradients of the input; parts > 1
     Block* block
     Share* share  # [offset group][...]: ascending channels
     int64_t shares
@@ -43,19 +46,14 @@ cdef struct Back:
     char* packed_omega
 
 
-cdef int64_t block_width(const Job* job) noexcept:
-    """Channels of a block: a full product's width, halved while that leaves few blocks."""
-    cdef int64_t width = BLOCK_BYTES // job.itemsize
-    if job.channels <= 2 * width:
-        width = width // 2
-    return width
-
-
 cdef void plan_blocks(Back* back, Memory memory) except *:
     cdef Job* job = &back.job
-    cdef int64_t width = block_width(job), channel = 0, b = 0, s = 0, end, first
-    cdef int64_t most_blocks = job.groups * (job.in_group // width + 1)
-    cdef int64_t groups = most(1, width // job.in_group)  # whole groups side by side
+    cdef int64_t width = BLOCK_BYTES // job.itemsize, channel = 0, b = 0, s = 0, end, first
+    cdef int64_t most_blocks, groups  # whole groups side by side
+    if job.unit and job.channels <= 2 * width:  # no product to fill: leave work for more threads
+        width = width // 2
+    most_blocks = job.groups * (job.in_group // width + 1)
+    groups = most(1, width // job.in_group)
     back.block = <Block*> memory.take(most_blocks * sizeof(Block), True)
     back.share = <Share*> memory.take((most_blocks + job.offset_groups) * sizeof(Share), True)
     back.row = 0

@@ -167,9 +167,10 @@ cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* de
 
 cdef void back_tile(const Back* back, const Block* block, Worker* w, Desk* desk, const char* x,
                     const char* u, char* grad, const char* packed, const char* packed_omega,
-                    char* grad_weight, int64_t chunk, int64_t image, int64_t first) noexcept nogil:
+                    char* grad_weight, int64_t chunk, int64_t image, int64_t first,
+                    int64_t end) noexcept nogil:
     cdef const Job* job = &back.job
-    cdef int64_t count = least(job.tile, job.positions - first), tap, s
+    cdef int64_t count = least(job.tile, end - first), tap, s
     cdef bint carried = (back.input.data != NULL or back.offset.data != NULL
                          or back.mask.data != NULL)
     cdef const Share* share
@@ -193,10 +194,12 @@ cdef void back_tile(const Back* back, const Block* block, Worker* w, Desk* desk,
 
 
 cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) noexcept nogil:
-    """One block of channels of one image; every round has one image of each chunk."""
+    """One block of channels of one image, or of a part of it; every round has one image of each
+    chunk."""
     cdef const Job* job = &back.job
-    cdef int64_t index = task % back.blocks, chunk = task // back.blocks, first = 0
-    cdef int64_t image = chunk * back.length + round_
+    cdef int64_t index = task % back.blocks, lane = task // back.blocks
+    cdef int64_t chunk = lane // back.parts, first = lane % back.parts * back.part
+    cdef int64_t image = chunk * back.length + round_, end = least(job.positions, first + back.part)
     cdef const Block* block = &back.block[index]
     cdef char* packed = packed_of(back, back.packed, chunk, index)
     cdef char* packed_omega = NULL
@@ -210,7 +213,7 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
         return
     lay_out(back, at(w.extra, back.tangents, job.itemsize), &desk)
     if back.want_weight:
-        grad_weight = grad_weight_of(back, chunk, index)
+        grad_weight = grad_weight_of(back, lane, index)
     if back.omega.data != NULL:
         packed_omega = packed_of(back, back.packed_omega, chunk, index)
     if back.per_sample:
@@ -225,24 +228,44 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
     grad = desk.grad
     if back.input.data != NULL:
         m = across(&back.input, image, block.channel, 0)
+        if back.parts > 1:
+            grad = part_grad_of(back, task)
         if back.direct:
             grad = m.data
         else:
             memset(grad, 0, job.pixels * back.pixel * job.itemsize)
-    while first < job.positions:
+    while first < end:
         back_tile(back, block, w, &desk, x, u, grad, packed, packed_omega, grad_weight, chunk,
-                  image, first)
+                  image, first, end)
         first += job.tile
-    if back.input.data != NULL and not back.direct:
+    if back.input.data != NULL and not back.direct and back.parts == 1:
         job.k.store(grad, back.pixel, job.pixels, block.channels, NULL, &m)
     if back.per_sample and back.want_weight:
         store_grad_weight(back, &back.grad_weight_out, chunk, index, image)
 
 
+cdef inline char* part_grad_of(const Back* back, int64_t task) noexcept nogil:
+    return at(back.part_grad, task * back.job.pixels * back.pixel, back.job.itemsize)
+
+
+cdef void add_parts(const Back* back, int64_t task) noexcept nogil:
+    """Add the parts' gradients of some pixels of one block in order, and write them."""
+    cdef const Job* job = &back.job
+    cdef int64_t index = task % back.blocks, pixel = task // back.blocks * PIXELS_TO_ADD, part
+    cdef int64_t count = least(PIXELS_TO_ADD, job.pixels - pixel), start = pixel * back.pixel
+    cdef const Block* block = &back.block[index]
+    cdef char* sum = at(part_grad_of(back, index), start, job.itemsize)
+    cdef pyd_matrix m = across(&back.input, 0, block.channel, pixel)
+    for part in range(1, back.parts):
+        job.k.add(at(part_grad_of(back, part * back.blocks + index), start, job.itemsize), NULL,
+                  count * back.pixel, sum)
+    job.k.store(sum, back.pixel, count, block.channels, NULL, &m)
+
+
 cdef void finish_weight(const Back* back, int64_t block) noexcept nogil:
-    """Add the chunks in order, and write the gradient of the weight."""
+    """Add the chunks, or the parts, in order, and write the gradient of the weight."""
     cdef int64_t chunk
-    for chunk in range(1, back.chunks):
+    for chunk in range(1, back.chunks * back.parts):
         back.job.k.add(grad_weight_of(back, chunk, block), NULL, back.grad_weights,
                        grad_weight_of(back, 0, block))
     store_grad_weight(back, &back.grad_weight_out, 0, block, 0)
@@ -267,14 +290,20 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     back.weight = take(weight, job.out_channels * job.in_group, job.taps, False)
     back.grad_weight_out = take(grad_weight, job.out_channels * job.in_group, job.taps, False)
     back.want_weight = grad_weight is not None
-    back.direct = (job.channels_last and job.input.storage == PYD_NATIVE)
+    # Few blocks of a lone image leave threads without work; where its tiles part is fixed.
+    back.parts = 1
+    if (job.batch == 1 and job.channels * job.itemsize <= 2 * BLOCK_BYTES
+            and not back.per_sample and job.positions >= 2 * MAX_TILE):
+        back.parts = 2
+    back.direct = job.channels_last and job.input.storage == PYD_NATIVE and back.parts == 1
     plan_blocks(back, memory)
     set_tile(job, 2 * back.row + back.rows)
+    back.part = up((job.positions + back.parts - 1) // back.parts, 12)
     set_steps(job, job.channels if back.direct else back.pixel)
     back.chunks = most(1, least(job.batch, CHUNKS // back.blocks))
     back.length = (job.batch + back.chunks - 1) // back.chunks
     back.chunks = (job.batch + back.length - 1) // back.length
-    tasks = back.chunks * back.blocks
+    tasks = back.chunks * back.parts * back.blocks
     threads = threads_for(2 * job.multiplications, tasks)
     sets = back.chunks if back.per_sample else 1
     if job.in_group == 1:
@@ -289,6 +318,8 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
             (sets * back.blocks * back.block_weights + 64) * job.itemsize, True)
     if back.want_weight:
         back.grad_weight = memory.take((tasks * back.grad_weights + 64) * job.itemsize, True)
+    if back.parts > 1 and back.input.data != NULL:
+        back.part_grad = memory.take((tasks * job.pixels * back.pixel + 64) * job.itemsize)
     back.partial = memory.take((back.chunks * back.slots * job.taps * (job.rank + 1)
                                 * job.positions + 64) * job.itemsize)
     back.tangents = tangent_reals(job)
@@ -308,6 +339,10 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
             for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
                                num_threads=threads, schedule="static"):
                 add_shares(back, task, round_, &workers[threadid()])
+    if back.part_grad != NULL:
+        tasks = back.blocks * ((job.pixels + PIXELS_TO_ADD - 1) // PIXELS_TO_ADD)
+        for task in prange(tasks, nogil=True, num_threads=threads, schedule="static"):
+            add_parts(back, task)
     if back.want_weight and not back.per_sample:
         for task in prange(back.blocks, nogil=True, num_threads=threads, schedule="static"):
             finish_weight(back, task)
