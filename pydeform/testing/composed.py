@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -11,8 +12,9 @@ import hypothesis.strategies as st
 import numpy as np
 
 import pydeform
-from pydeform.testing.cases import Case, Move
+from pydeform.testing.cases import Array, Case, Move
 from pydeform.testing.contract import Operation
+from pydeform.testing.differences import COORDINATE_STEP
 from pydeform.testing.values import Draw
 
 # These compute alike on every backend, which only says what dtypes they take.
@@ -111,8 +113,48 @@ def parameters_case(
     if operation == "offsets.gaussian_window" or options.get("log"):
         smooth = Move(2.0**-5, smooth=True)
         moves = dict.fromkeys(case.names, smooth)
-        return Case(**{**vars(case), "moves": moves})
+        return replace(case, moves=moves)
     return case
+
+
+def offset_case(
+    operation: str,
+    kind: str,
+    seed: int,
+    *,
+    shape: tuple[int, ...] = (1, 12, 2, 2),
+    arrays: Callable[[Draw], dict[str, Array]] | None = None,
+    **options: Any,
+) -> Case:
+    """Make a case of a function of offsets, or of other arrays, in float64.
+
+    Parameters
+    ----------
+    operation : str
+        Which.
+    kind : str
+        One of `pydeform.testing.values.KINDS`.
+    seed : int
+        Of the generator that draws the values.
+    shape : tuple of int
+        Of the offset.
+    arrays : callable, optional
+        Draws the arguments, where they are others.
+    **options : dict
+        Passed on.
+
+    Returns
+    -------
+    Case
+        With bounds at whole numbers a projection onto a box is affine around offsets of the kinds
+        for finite differences.
+    """
+    draw = Draw(kind, 2, seed)
+    found = arrays(draw) if arrays else {"offset": draw.offset(shape)}
+    case = _case(operation, draw, found, **options)
+    if operation != "offsets.project_box":
+        return case
+    return replace(case, moves={"offset": Move(COORDINATE_STEP)})
 
 
 _seeds = st.integers(0, 2**32 - 1)
@@ -185,8 +227,55 @@ def _examples(make: Callable[..., Case], found: dict[str, dict[str, Any]]) -> di
     return {name: partial(one, options, seed) for seed, (name, options) in enumerate(found.items())}
 
 
+def _offset_operation(name: str, *choices: dict[str, Any]) -> Operation:
+    """Return the entry of a function of offsets, from the options that it is drawn with."""
+    make = partial(offset_case, f"offsets.{name}")
+
+    def cases(kind: str) -> st.SearchStrategy[Case]:
+        # A smooth one is neither exact nor affine: it is held to its bound.
+        fine = [c for c in choices if not (c.get("smooth") and kind != "random")]
+        return st.builds(
+            lambda seed, chosen: make(kind, seed, **chosen), _seeds, st.sampled_from(fine)
+        )
+
+    return Operation(name=f"offsets.{name}", cases=cases, dtypes=_SINGLE)
+
+
+_LAST = {"layout": "channels_last", "shape": (2, 2, 1, 12)}
+
+
+def _spacing(draw: Draw) -> dict[str, Array]:
+    return {"offset": draw.offset((2, 3, 2))}
+
+
+def _matrix(draw: Draw) -> dict[str, Array]:
+    return {"matrix": draw.mask((2, 2, 2)), "shift": draw.offset((2, 2))}
+
+
 #: Operations made of array expressions, for the contract.
 COMPOSED = (
+    _offset_operation("cumulative_taps", {"kernel_size": (2, 3)}, {"kernel_size": (3, 1), **_LAST}),
+    _offset_operation(
+        "sampling_locations",
+        {"kernel_size": (2, 3), "stride": 2, "padding": 1},
+        {"kernel_size": (3, 2), "dilation": (1, 2), **_LAST},
+    ),
+    _offset_operation(
+        "static_offsets",
+        {"arrays": _spacing, "batch": 2, "output_size": (3, 2)},
+        {"arrays": _spacing, "batch": 1, "output_size": 1, "layout": "channels_last"},
+    ),
+    _offset_operation(
+        "affine_lattice",
+        {"arrays": _matrix, "size": (3, 4)},
+        {"arrays": _matrix, "size": (4, 4), "output_size": (2, 3)},
+    ),
+    _offset_operation(
+        "project_box",
+        {"bounds": [(1, 2), (0, 1)]},
+        {"bounds": [(1, float("inf")), (1, 1)], **_LAST},
+        {"bounds": [(1, 2), (2, 1)], "smooth": True},
+    ),
     Operation(
         name="mix_kernels",
         cases=mix_kernels_cases,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydeform._arrays import Array
@@ -52,7 +53,7 @@ def _box(plan: _Plan, v: Any) -> tuple[Any, Any, Any]:
         # bound*tanh(v/bound) with the bound of v's own side, which keeps 0 and, to second order,
         # what is near it; a bound of 0 leaves 0.
         bound = xp.where(v < 0, low, high)
-        finite = (bound > 0) & xp.isfinite(bound)
+        finite = (bound > 0) & (bound < inf)
         safe = xp.where(finite, bound, xp.ones_like(bound))
         t = xp.tanh(v / safe)
         free = xp.astype(bound > 0, v.dtype)
