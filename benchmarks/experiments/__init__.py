@@ -1,0 +1,1 @@
+"""Planted-field experiments: what was put into data is found again by gradient descent."""
