@@ -66,9 +66,11 @@ def test_a_smooth_box_stays_inside_and_shortens(drawn, bounds):
     )
     assert np.all(-low <= found)
     assert np.all(found <= high)
-    assert np.all(np.abs(found) <= np.abs(one) * (1 + 4 * np.finfo(one.dtype).eps))
-    # v/bound, tanh and the product are each rounded: a few units of the results.
-    slack = 4 * np.finfo(one.dtype).eps * (np.abs(found) + np.abs(second))
+    # v/bound, tanh and the product are each rounded: a few units of the results, and of the
+    # smallest normal number below it.
+    limit = np.finfo(one.dtype)
+    assert np.all(np.abs(found) <= np.abs(one) * (1 + 4 * limit.eps) + limit.tiny)
+    slack = 4 * limit.eps * (np.abs(found) + np.abs(second)) + limit.tiny
     assert np.all(np.abs(found - second) <= np.abs(one - other) + slack)
 
 
@@ -87,6 +89,7 @@ def test_a_ball_around_zero_holds_exactly(drawn, eps, smooth):
         np.testing.assert_array_equal(found[inside], one[inside])
     # Results are rounded to 16 units of eps: 8 inwards for two vectors of length eps at most.
     slack = 64 * np.finfo(one.dtype).eps * (lengths(found, rank) + lengths(second, rank))
+    slack = slack + np.finfo(one.dtype).tiny
     gap = lengths(found.astype(np.longdouble) - second, rank)
     assert np.all(gap <= lengths(one.astype(np.longdouble) - other, rank) + slack)
 
