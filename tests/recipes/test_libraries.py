@@ -1,6 +1,7 @@
 """Every recipe and part runs on arrays of any library, and is documented with an example."""
 
 import doctest
+from pathlib import Path
 
 import array_api_strict
 import numpy as np
@@ -134,3 +135,25 @@ def test_examples_run(name):
 def test_docstrings_follow_numpydoc(name):
     found = numpydoc.validate.validate(f"pydeform.{name}")["errors"]
     assert [error for error in found if error[0] not in IGNORED] == []
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+with_docs = pytest.mark.skipif(
+    not DOCS.exists(), reason="the tests of an installed package have no documentation"
+)
+
+
+@with_docs
+@pytest.mark.parametrize("name", NAMES)
+def test_every_function_has_its_line(name):
+    module, _, function = name.partition(".")
+    text = (DOCS / "reference" / f"{module}.md").read_text(encoding="utf-8")
+    assert f"| `{function}` |" in text or name == "recipes.vjp"
+
+
+@with_docs
+def test_the_page_runs():
+    page = DOCS / "reference" / "recipes.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.attempted > 5
+    assert result.failed == 0
