@@ -5,15 +5,17 @@ cdef enum:
     FAN_BYTES = 64 << 10  # of plans: they are read once, right after they are written
     FAN_MOST = 256 << 10
     FAN_POSITIONS = 64  # at least, however many taps
+    FAN_LOADED = 128 << 10  # of offsets and kernels: whole rows of memory are quicker to turn
 
 
-cdef struct Fan:  # of job.fan taps, one behind the other
-    char* offset  # [tap][rank][stride]
-    char* scale  # [tap][stride]: the kernel
-    char* dots  # [tap][corner][stride]
-    char* sums  # [tap][rank][stride]
+cdef struct Fan:
+    char* offset  # [offset group][tap][rank][stride]
+    char* scale  # [offset group][tap][stride]: the kernel
+    char* offset_sums  # and their gradients
+    char* scale_sums
+    char* dots  # [tap][corner][stride], and so in the plan: one group's
     int64_t corner, axis  # elements from one tap's corners and stencils to the next one's
-    pyd_plan plan  # of the first
+    pyd_plan plan  # of the first tap
 
 
 cdef int64_t lay_fan(const Job* job, bint back, char* start, Fan* fan) noexcept nogil:
@@ -24,19 +26,21 @@ cdef int64_t lay_fan(const Job* job, bint back, char* start, Fan* fan) noexcept 
     cdef int64_t kept = job.fan if back else 1, used = 0, real = job.itemsize
     cdef int64_t stencil = job.rank * job.field.length * job.stride
     cdef int64_t corners = job.field.corners * job.stride
+    cdef int64_t samples = job.fan_groups * job.fan * job.stride * real
     cdef int64_t* sizes = [
-        job.fan * job.rank * job.stride * real, job.fan * job.stride * real,
-        kept * corners * real, kept * job.rank * job.stride * real, kept * stencil * real,
-        kept * stencil * real, job.fan * corners * real, job.fan * corners * 8,
-        kept * corners * 8]
-    cdef char* places[9]
+        samples * job.rank, samples, samples * job.rank if back else 0, samples if back else 0,
+        kept * corners * real, kept * stencil * real, kept * stencil * real,
+        job.fan * corners * real, job.fan * corners * 8, kept * corners * 8]
+    cdef char* places[10]
     cdef int i
-    for i in range(9):
+    for i in range(10):
         places[i] = start + used
         used += up(sizes[i] + 64, 64)
-    fan.offset, fan.scale, fan.dots, fan.sums = places[0], places[1], places[2], places[3]
-    fan.plan.value, fan.plan.slope, fan.plan.weight = places[4], places[5], places[6]
-    fan.plan.read, fan.plan.reach = <int64_t*> places[7], <int64_t*> places[8]
+    fan.offset, fan.scale, fan.offset_sums, fan.scale_sums = (
+        places[0], places[1], places[2], places[3])
+    fan.dots, fan.plan.value, fan.plan.slope = places[4], places[5], places[6]
+    fan.plan.weight = places[7]
+    fan.plan.read, fan.plan.reach = <int64_t*> places[8], <int64_t*> places[9]
     fan.plan.stride = job.stride
     fan.plan.differs = fan.plan.adjacent = 0
     fan.corner = corners
@@ -69,37 +73,52 @@ cdef void set_fan(Job* job, bint back) noexcept:
     job.tiles = most(1, (job.positions + job.tile - 1) // job.tile)
     job.stride = job.tile
     job.fan = least(job.taps, most(1, FAN_MOST // (job.tile * bytes)))
+    job.fan_groups = 1
+    if job.fan == job.taps:
+        bytes = job.taps * (job.rank + 1) * job.stride * job.itemsize
+        job.fan_groups = least(job.offset_groups, most(1, FAN_LOADED // bytes))
 
 
-cdef void plan_fan(const Job* job, const Worker* w, Fan* fan, int64_t image, int64_t first,
-                   int64_t count, int64_t group, int64_t tap, int64_t taps, bint back,
-                   int full) noexcept nogil:
-    """Where these taps of one offset group read."""
-    cdef pyd_plan plan
+cdef inline int64_t sample_row(const Job* job, int64_t slot) noexcept nogil:
+    """Where a loaded group's rows of positions start, in elements; of offsets, `rank` times that."""
+    return slot * job.fan * job.stride
+
+
+cdef void load_fan(const Job* job, Fan* fan, int64_t image, int64_t first, int64_t count,
+                   int64_t group, int64_t groups, int64_t tap, int64_t taps) noexcept nogil:
+    """Offsets and kernel of some offset groups at these taps: all taps where groups are many.
+
+    Without a kernel, the scales are the ones that were there from the start.
+    """
+    cdef int64_t row = group * job.taps + tap
     cdef pyd_matrix m
-    cdef int64_t t
     if job.offset.data != NULL:
-        m = along(&job.offset, image, (group * job.taps + tap) * job.rank, first)
-        job.k.load(&m, taps * job.rank, count, fan.offset, job.stride)
+        m = along(&job.offset, image, row * job.rank, first)
+        job.k.load(&m, groups * taps * job.rank, count, fan.offset, job.stride)
+    if job.mask.data != NULL:
+        m = along(&job.mask, image, row, first)
+        job.k.load(&m, groups * taps, count, fan.scale, job.stride)
+
+
+cdef void plan_fan(const Job* job, const Worker* w, Fan* fan, int64_t slot, int64_t count,
+                   int64_t tap, int64_t taps, bint back, int full) noexcept nogil:
+    """Where these taps of one loaded offset group read."""
+    cdef pyd_plan plan
+    cdef int64_t t, row
     for t in range(taps):
         plan = plan_of(job, fan, t, back)
-        plan_at(job, w.base, at(fan.offset, t * job.rank * job.stride, job.itemsize), tap + t,
-                count, full, &plan)
+        row = (sample_row(job, slot) + t * job.stride) * job.rank
+        plan_at(job, w.base, at(fan.offset, row, job.itemsize), tap + t, count, full, &plan)
 
 
-cdef void load_scales(const Job* job, Fan* fan, int64_t image, int64_t first, int64_t count,
-                      int64_t group, int64_t tap, int64_t taps) noexcept nogil:
-    """The kernel at these taps; without one, the ones that were there from the start."""
-    cdef pyd_matrix m
-    if job.mask.data != NULL:
-        m = along(&job.mask, image, group * job.taps + tap, first)
-        job.k.load(&m, taps, count, fan.scale, job.stride)
+cdef inline char* scale_of(const Job* job, const Fan* fan, int64_t slot) noexcept nogil:
+    return at(fan.scale, sample_row(job, slot), job.itemsize)
 
 
 cdef void fill_ones(const Job* job, Fan* fan) noexcept:
     """Scales of 1, where there is no kernel to load."""
     cdef int64_t i
-    for i in range(0 if job.mask.data != NULL else job.fan * job.stride):
+    for i in range(0 if job.mask.data != NULL else sample_row(job, job.fan_groups)):
         if job.itemsize == 8:
             (<double*> fan.scale)[i] = 1
         else:

@@ -4,7 +4,6 @@
 cdef enum:
     TILE_BYTES = 768 << 10  # columns and sums of one tile: they stay in the second-level cache
     MAX_TILE = 384  # positions
-    IMAGE_BYTES = 64 << 20  # images and partial sums in flight stay below this
     KEPT_BYTES = 64 << 20  # of workspace stay with the process between calls
 
 cdef struct Array:  # [batch, channel, position] in some layout; strides in elements
@@ -26,10 +25,11 @@ cdef struct Job:
     int64_t pad[3]
     int64_t dilation[3]
     int64_t upscale[3]
+    int64_t workspace  # bytes that copies of images may take where there is another way
     bint unit  # the weight is 1 and keeps channels apart: no product
     int axes  # along which samples are differentiated, as bits
     int corners  # of a stencil that may have a weight: 1 where every sample is a pixel
-    int64_t fan  # taps planned together, where there is no product
+    int64_t fan, fan_groups  # taps planned, and offset groups loaded, together without a product
     Array input, offset, mask, out
     double multiplications
 
@@ -140,6 +140,7 @@ cdef Job make_job(geometry, input, offset, mask) except *:
     cdef bint last = geometry.channels_last
     memset(&job, 0, sizeof(job))
     job.itemsize = 8 if input.dtype.char == "d" else 4
+    job.workspace = _workspace
     job.k = pyd_table(_level, job.itemsize == 8)
     job.rank = geometry.rank
     job.channels_last = last
@@ -324,7 +325,7 @@ cdef int64_t open_images(const Job* job, const Array* source, Images* images,
                          Memory memory) except -1:
     """Room for as many images as the limit allows, at least one; returns how many."""
     cdef int64_t size = job.pixels * job.channels
-    cdef int64_t room = most(1, least(job.batch, IMAGE_BYTES // most(1, size * job.itemsize)))
+    cdef int64_t room = most(1, least(job.batch, job.workspace // most(1, size * job.itemsize)))
     images.pixel = job.channels
     images.image = size
     images.direct = job.channels_last and source.storage == PYD_NATIVE

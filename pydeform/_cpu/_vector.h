@@ -127,17 +127,38 @@ INLINE void FN(transpose)(vreal row[LANES]) {
         }
     }
 }
-/* Lane l: the sum of register l. Every stage halves the registers and doubles what a lane holds. */
+/* Two registers' sums in one, b's in the lanes with the bit `half`; a lane holds twice as much. */
+INLINE vreal FN(fold)(const int half, vreal a, vreal b) {
+    vint low, high;
+    FN(exchange)(half, &low, &high);
+    return MIX(a, low, b) + MIX(a, high, b);
+}
+/* Lane l: the sum of register l. */
 INLINE vreal FN(totals)(vreal row[LANES]) {
-    UNROLL for (int half = 1; half < LANES; half *= 2) {
-        vint low, high;
-        FN(exchange)(half, &low, &high);
-        UNROLL for (int i = 0; i < LANES; i += 2 * half) {
-            const vreal a = row[i], b = row[i + half];
-            row[i] = MIX(a, low, b) + MIX(a, high, b);
-        }
-    }
+    UNROLL for (int half = 1; half < LANES; half *= 2)
+        UNROLL for (int i = 0; i < LANES; i += 2 * half)
+            row[i] = FN(fold)(half, row[i], row[i + half]);
     return row[0];
+}
+/* Lane l: part of the sum of register l % 4. */
+INLINE vreal FN(fold_four)(const vreal *row) {
+    return FN(fold)(2, FN(fold)(1, row[0], row[1]), FN(fold)(1, row[2], row[3]));
+}
+/* Lane l of out[b]: the sum of register b of those that fold_four made row[l] from. */
+INLINE void FN(unfold_four)(vreal row[LANES], vreal out[4]) {
+    UNROLL for (int half = 4; half < LANES; half *= 2)
+        UNROLL for (int i = 0; i < LANES; i += half / 2)
+            row[i] = FN(fold)(half, row[i], row[i + half / 4]);
+    UNROLL for (int b = 0; b < 4; b++) {
+        vint from, join;
+        UNROLL for (int l = 0; l < LANES; l++) {
+            from[l] = l % (LANES / 2) * 4 + b;
+            join[l] = l < LANES / 2 ? l : LANES + l - LANES / 2;
+        }
+        const vreal low = MIX(row[0], from, row[LANES / 4]);
+        const vreal high = MIX(row[LANES / 2], from, row[3 * LANES / 4]);
+        out[b] = MIX(low, join, high);
+    }
 }
 #undef MIX
 #else

@@ -62,15 +62,14 @@ INLINE void FN(weigh_all)(const int corners, int64_t taps, int64_t step, const p
 #define PASS(registers, part)                                                              \
     FN(weigh_body)(corners, registers, part, (int)(channels - c), taps, step, plan, scale, \
                    x + c, count, zeros, accumulate, out + c, out_row)
-    for (; c + 4 * LANES <= channels; c += 4 * LANES) PASS(4, 0);
-    if (c + 2 * LANES <= channels) {
-        PASS(2, 0);
-        c += 2 * LANES;
+    if (corners == 1 || corners == 4) { /* the common ones: a plane, and pixels */
+        for (; c + 4 * LANES <= channels; c += 4 * LANES) PASS(4, 0);
+        if (c + 2 * LANES <= channels) {
+            PASS(2, 0);
+            c += 2 * LANES;
+        }
     }
-    if (c + LANES <= channels) {
-        PASS(1, 0);
-        c += LANES;
-    }
+    for (; c + LANES <= channels; c += LANES) PASS(1, 0);
     if (c < channels) PASS(1, 1);
 #undef PASS
 }
@@ -82,13 +81,18 @@ static void FN(weigh)(int corners, int64_t taps, int64_t step, const pyd_plan *p
                       accumulate, out, out_row)
 }
 
-/* dots of `points`, and gradients into grad_x of `image`: a register of positions at a time, tap
- * by tap, so that the sums of its dots stay close. */
-INLINE void FN(weigh_back_body)(const int corners, const int points, const int image, int64_t taps,
-                                int64_t step, const pyd_plan *plan, const real *scale,
-                                const real *g, int64_t g_row, const real *x, int64_t channels,
-                                int64_t count, const real *zeros, real *trash, real *grad_x,
-                                real *dots) {
+#if HAS_TRANSPOSE
+#define FOLDS(corners) ((corners) == 4)
+#else
+#define FOLDS(corners) 0
+INLINE vreal FN(fold_four)(const vreal *sum) { return sum[0]; }
+INLINE void FN(unfold_four)(const vreal *row, vreal *out) { out[0] = row[0]; }
+#endif
+
+/* A register of positions at a time, tap by tap, so that the sums of its dots stay close. */
+INLINE void FN(weigh_dots)(const int corners, int64_t taps, int64_t step, const pyd_plan *plan,
+                           const real *g, int64_t g_row, const real *x, int64_t channels,
+                           int64_t count, const real *zeros, real *dots) {
     const int64_t stride = plan->stride;
     vreal sums[PYD_MAX_CORNERS][LANES];
     for (int64_t first = 0; first < count; first += LANES)
@@ -97,60 +101,83 @@ INLINE void FN(weigh_back_body)(const int corners, const int points, const int i
             const int64_t start = tap * step + first;
             for (int64_t l = 0; l < live; l++) {
                 const real *from[PYD_MAX_CORNERS], *gt = g + (first + l) * g_row;
-                real *into[PYD_MAX_CORNERS];
-                vreal w[PYD_MAX_CORNERS], sum[PYD_MAX_CORNERS];
-                const vreal s = FN(all)(scale[tap * stride + first + l]);
+                vreal sum[PYD_MAX_CORNERS];
                 UNROLL for (int b = 0; b < corners; b++) {
-                    const int64_t i = start + l + b * stride;
-                    if (points) {
-                        const int64_t at = plan->reach[i];
-                        from[b] = at < 0 ? zeros : x + at;
-                        sum[b] = FN(all)(0);
-                    }
-                    if (image) {
-                        const int64_t at = plan->read[i];
-                        into[b] = at < 0 ? trash : grad_x + at;
-                        w[b] = FN(all)(((const real *)plan->weight)[i]);
-                    }
+                    const int64_t at = plan->reach[start + l + b * stride];
+                    from[b] = at < 0 ? zeros : x + at;
+                    sum[b] = FN(all)(0);
                 }
 #define BODY(tail)                                                                          \
     {                                                                                       \
-        const vreal G = LOAD(gt + c, tail), sG = s * G;                                     \
-        if (points)                                                                         \
-            UNROLL for (int b = 0; b < corners; b++) sum[b] += G * LOAD(from[b] + c, tail); \
-        if (image)                                                                          \
-            UNROLL for (int b = 0; b < corners; b++)                                        \
-                STORE(into[b] + c, LOAD(into[b] + c, tail) + w[b] * sG, tail);              \
+        const vreal G = LOAD(gt + c, tail);                                                 \
+        UNROLL for (int b = 0; b < corners; b++) sum[b] += G * LOAD(from[b] + c, tail);     \
     }
                 int64_t c = 0;
                 for (; c + LANES <= channels; c += LANES) BODY(0)
                 if (c < channels) BODY((int)(channels - c))
 #undef BODY
-                if (points)
+                if (FOLDS(corners))
+                    sums[0][l] = FN(fold_four)(sum);
+                else
                     UNROLL for (int b = 0; b < corners; b++) sums[b][l] = sum[b];
             }
-            if (points)
-                UNROLL for (int b = 0; b < corners; b++) {
-                    for (int64_t l = live; l < LANES; l++) sums[b][l] = FN(all)(0);
-                    FN(store)(dots + start + b * stride, FN(totals)(sums[b]));
-                }
+            if (FOLDS(corners)) {
+                vreal four[4];
+                for (int64_t l = live; l < LANES; l++) sums[0][l] = FN(all)(0);
+                FN(unfold_four)(sums[0], four);
+                UNROLL for (int b = 0; b < 4; b++) FN(store)(dots + start + b * stride, four[b]);
+                continue;
+            }
+            UNROLL for (int b = 0; b < corners; b++) {
+                for (int64_t l = live; l < LANES; l++) sums[b][l] = FN(all)(0);
+                FN(store)(dots + start + b * stride, FN(totals)(sums[b]));
+            }
         }
 }
+#undef FOLDS
 
+INLINE void FN(weigh_scatter)(const int corners, int64_t taps, int64_t step, const pyd_plan *plan,
+                              const real *scale, const real *g, int64_t g_row, int64_t channels,
+                              int64_t count, real *trash, real *x) {
+    const int64_t stride = plan->stride;
+    for (int64_t t = 0; t < count; t++) {
+        const real *gt = g + t * g_row, *s = scale + t;
+        const int64_t *at = plan->read + t;
+        const real *weight = (const real *)plan->weight + t;
+        for (int64_t tap = 0; tap < taps; tap++, at += step, weight += step, s += stride) {
+            const vreal m = FN(all)(*s);
+            real *to[PYD_MAX_CORNERS];
+            vreal w[PYD_MAX_CORNERS];
+            UNROLL for (int b = 0; b < corners; b++) {
+                const int64_t here = at[b * stride];
+                to[b] = here < 0 ? trash : x + here;
+                w[b] = FN(all)(weight[b * stride]);
+            }
+#define BODY(tail)                                                       \
+    {                                                                    \
+        const vreal G = m * LOAD(gt + c, tail);                          \
+        UNROLL for (int b = 0; b < corners; b++)                         \
+            STORE(to[b] + c, LOAD(to[b] + c, tail) + w[b] * G, tail);    \
+    }
+            int64_t c = 0;
+            for (; c + LANES <= channels; c += LANES) BODY(0)
+            if (c < channels) BODY((int)(channels - c))
+#undef BODY
+        }
+    }
+}
+
+/* Two passes: in one, stores would often hold up loads that only share their last address bits. */
 static void FN(weigh_back)(int corners, int64_t taps, int64_t step, const pyd_plan *plan,
                            const void *scale, const void *g, int64_t g_row, const void *x,
                            int64_t channels, int64_t count, const void *zeros, void *trash,
                            void *grad_x, void *dots) {
-#define CALL(points, image)                                                                    \
-    BY_CORNERS_OR_ONE(FN(weigh_back_body), points, image, taps, step, plan, scale, g, g_row, x, \
-                      channels, count, zeros, trash, grad_x, dots)
-    if (x && grad_x)
-        CALL(1, 1)
-    else if (x)
-        CALL(1, 0)
-    else
-        CALL(0, 1)
-#undef CALL
+    if (x)
+        BY_CORNERS_OR_ONE(FN(weigh_dots), taps, step, plan, g, g_row, x, channels, count, zeros,
+                          dots)
+    if (grad_x)
+        BY_CORNERS_OR_ONE(FN(weigh_scatter), taps, step, plan, scale, g, g_row, channels, count,
+                          trash, grad_x)
 }
 
 #undef LOAD

@@ -16,11 +16,6 @@ cdef Job make_local(geometry, input, offset, kernel) except *:
     return job
 
 
-cdef bint few_local(const Job* job) noexcept:
-    """Whether positions fill the registers, not channels."""
-    return job.in_offset_group <= FEW
-
-
 cdef inline bint in_place(const Job* job, const Array* a) noexcept nogil:
     """Whether rows of channels can be read and written where they lie."""
     return job.channels_last and a.storage == PYD_NATIVE
@@ -29,6 +24,7 @@ cdef inline bint in_place(const Job* job, const Array* a) noexcept nogil:
 cdef void local_tile(const Job* job, const Images* images, Worker* w, int64_t image,
                      int64_t first) noexcept nogil:
     cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, group, channel
+    cdef int64_t slot
     cdef const void* x = image_at(job, images, image)
     cdef pyd_matrix to = across(&job.out, image, 0, first)
     cdef char* out = to.data if in_place(job, &job.out) else <char*> w.out
@@ -38,11 +34,14 @@ cdef void local_tile(const Job* job, const Images* images, Worker* w, int64_t im
     while tap < job.taps:
         taps = least(job.fan, job.taps - tap)
         for group in range(job.offset_groups):
+            slot = group % job.fan_groups
+            if slot == 0:
+                load_fan(job, &fan, image, first, count, group,
+                         least(job.fan_groups, job.offset_groups - group), tap, taps)
             if group == 0 or job.offset.data != NULL:
-                plan_fan(job, w, &fan, image, first, count, group, tap, taps, 0, 0)
-            load_scales(job, &fan, image, first, count, group, tap, taps)
+                plan_fan(job, w, &fan, slot, count, tap, taps, 0, 0)
             channel = group * job.in_offset_group
-            job.k.weigh(job.corners, taps, fan.corner, &fan.plan, fan.scale,
+            job.k.weigh(job.corners, taps, fan.corner, &fan.plan, scale_of(job, &fan, slot),
                         at(x, channel, job.itemsize), job.in_offset_group, count, w.zeros, tap > 0,
                         at(out, channel, job.itemsize), job.channels)
         tap += taps
@@ -59,7 +58,7 @@ cdef object run_local(Job* job, input, out, Memory memory):
     if job.batch == 0 or job.positions == 0:
         return
     job.out = take(out, job.channels, job.positions, job.channels_last)
-    if few_local(job):
+    if by_planes(job, job.channels):
         few_forward(job, input, None, NULL, memory)
         return
     set_steps(job, job.channels)

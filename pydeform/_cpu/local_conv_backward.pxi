@@ -2,52 +2,48 @@
 # with columns, straight from the gradient of the output.
 
 
-cdef void leave_fan(const Back* back, const Share* share, const Array* gradient, int64_t parts,
-                    int64_t chunk, int64_t image, int64_t tap, int64_t taps, int64_t first,
-                    int64_t count, const char* rows) noexcept nogil:
-    """Put rows [tap][part] where they belong: the gradient, or partial sums."""
+cdef void sum_points(const Back* back, const Fan* fan, int64_t slot, int64_t taps,
+                     int64_t count) noexcept nogil:
+    """mbar = A s and pbar_d = m A D_d from the dots of one loaded group."""
     cdef const Job* job = &back.job
-    cdef int64_t t, part
-    cdef pyd_matrix m
-    if share.slot < 0:
-        m = along(gradient, image, (share.group * job.taps + tap) * parts, first)
-        job.k.store(rows, job.stride, taps * parts, count, NULL, &m)
-        return
-    for t in range(taps):
-        for part in range(parts):
-            leave(back, share, gradient, part, 2 if gradient == &back.offset else 1, chunk, image,
-                  tap + t, first, count,
-                  at(rows, (t * parts + part) * job.stride, job.itemsize))
-
-
-cdef void leave_points(const Back* back, const Share* share, const Fan* fan, int64_t chunk,
-                       int64_t image, int64_t tap, int64_t taps, int64_t first,
-                       int64_t count) noexcept nogil:
-    """mbar = A s and pbar_d = m A D_d from the dots."""
-    cdef const Job* job = &back.job
-    cdef int64_t t
+    cdef int64_t t, row
     cdef int a
     cdef pyd_plan plan
     cdef const char* dots
-    if back.mask.data != NULL:
-        for t in range(taps):
-            dots = at(fan.dots, t * fan.corner, job.itemsize)
-            if job.corners == 1:
-                memcpy(at(fan.sums, t * job.stride, job.itemsize), dots, count * job.itemsize)
-                continue
-            plan = plan_of(job, fan, t, 1)
-            job.k.contract(&job.field, &plan, 0, dots, NULL, count, 0,
-                           at(fan.sums, t * job.stride, job.itemsize))
-        leave_fan(back, share, &back.mask, 1, chunk, image, tap, taps, first, count, fan.sums)
-    if back.offset.data == NULL:
-        return
     for t in range(taps):
         plan = plan_of(job, fan, t, 1)
-        for a in range(job.rank):
-            job.k.contract(&job.field, &plan, 1 << a, at(fan.dots, t * fan.corner, job.itemsize),
-                           at(fan.scale, t * job.stride, job.itemsize), count, 0,
-                           at(fan.sums, (t * job.rank + a) * job.stride, job.itemsize))
-    leave_fan(back, share, &back.offset, job.rank, chunk, image, tap, taps, first, count, fan.sums)
+        dots = at(fan.dots, t * fan.corner, job.itemsize)
+        row = sample_row(job, slot) + t * job.stride
+        if back.mask.data != NULL and job.corners == 1:
+            memcpy(at(fan.scale_sums, row, job.itemsize), dots, count * job.itemsize)
+        elif back.mask.data != NULL:
+            job.k.contract(&job.field, &plan, 0, dots, NULL, count, 0,
+                           at(fan.scale_sums, row, job.itemsize))
+        if back.offset.data != NULL:
+            for a in range(job.rank):
+                job.k.contract(&job.field, &plan, 1 << a, dots, at(fan.scale, row, job.itemsize),
+                               count, 0, at(fan.offset_sums, row * job.rank + a * job.stride,
+                                            job.itemsize))
+
+
+cdef void leave_rows(const Back* back, const Share* share, const Array* gradient, int64_t chunk,
+                     int64_t image, int64_t groups, int64_t tap, int64_t taps, int64_t first,
+                     int64_t count, const char* rows) noexcept nogil:
+    """Put rows [group][tap][part] where they belong: the gradient, or a lone group's partial sums."""
+    cdef const Job* job = &back.job
+    cdef bint offset = gradient == &back.offset
+    cdef int64_t t, part, parts = job.rank if offset else 1
+    cdef pyd_matrix m
+    if gradient.data == NULL:
+        return
+    if share.slot < 0:
+        m = along(gradient, image, (share.group * job.taps + tap) * parts, first)
+        job.k.store(rows, job.stride, groups * taps * parts, count, NULL, &m)
+        return
+    for t in range(taps):
+        for part in range(parts):
+            leave(back, share, gradient, part, 2 if offset else 1, chunk, image, tap + t, first,
+                  count, at(rows, (t * parts + part) * job.stride, job.itemsize))
 
 
 cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* fan, Desk* desk,
@@ -56,6 +52,7 @@ cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* 
     """All taps of one block of channels: the gradients of input, offset and kernel."""
     cdef const Job* job = &back.job
     cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, s, local
+    cdef int64_t slot, groups = 0
     cdef int64_t row = back.row
     cdef bint points = back.offset.data != NULL or back.mask.data != NULL
     cdef const Share* share
@@ -72,18 +69,26 @@ cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* 
         for s in range(block.share, block.share + block.shares):
             share = &back.share[s]
             local = share.channel - block.channel
+            slot = (s - block.share) % job.fan_groups
+            if slot == 0:
+                groups = least(job.fan_groups, block.share + block.shares - s)
+                load_fan(job, fan, image, first, count, share.group, groups, tap, taps)
             if s == block.share or job.offset.data != NULL:
-                plan_fan(job, w, fan, image, first, count, share.group, tap, taps, 1,
-                         points and job.corners > 1)
-            load_scales(job, fan, image, first, count, share.group, tap, taps)
-            job.k.weigh_back(job.corners, taps, fan.corner, &fan.plan, fan.scale,
+                plan_fan(job, w, fan, slot, count, tap, taps, 1, points and job.corners > 1)
+            job.k.weigh_back(job.corners, taps, fan.corner, &fan.plan, scale_of(job, fan, slot),
                              at(y, local, job.itemsize), row,
                              at(x, local, job.itemsize) if points else NULL, share.channels, count,
                              w.zeros, w.trash,
                              NULL if back.input.data == NULL else at(grad, local, job.itemsize),
                              fan.dots)
             if points:
-                leave_points(back, share, fan, chunk, image, tap, taps, first, count)
+                sum_points(back, fan, slot, taps, count)
+            if points and slot == groups - 1:
+                share -= slot
+                leave_rows(back, share, &back.mask, chunk, image, groups, tap, taps, first, count,
+                           fan.scale_sums)
+                leave_rows(back, share, &back.offset, chunk, image, groups, tap, taps, first,
+                           count, fan.offset_sums)
         tap += taps
 
 
@@ -165,7 +170,8 @@ cdef object run_local_backward(Back* back, Memory memory):
         if back.input.data != NULL:
             memset(back.input.data, 0, job.batch * back.input.batch * back.input.itemsize)
         return
-    if few_local(job) and not back.second_order and job.input.data != NULL:
+    if (by_planes(job, 2 * NARROWEST // job.itemsize) and not back.second_order
+            and job.input.data != NULL):
         few_backward(back, None, None, memory)
         return
     back.direct = job.channels_last and storage_is_native(back)
