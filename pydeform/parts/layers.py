@@ -38,7 +38,7 @@ def feature_reuse(input: Array, weight: Array, untied_bias: Array, **options: An
     References
     ----------
     .. [1] M. Lin, Q. Chen, S. Yan, "Network In Network", ICLR 2014, on one small network for all
-       positions; untied biases as in cuda-convnet.
+       positions; the bias of each position is an addition.
 
     Examples
     --------

@@ -185,7 +185,7 @@ def test_large_scores_do_not_overflow():
 RNG = np.random.default_rng(0)
 X = np.ones((2, 3, 4, 5))
 BAD = [
-    (parts.spatial_pyramid_pool, (X, ()), {}, "levels: expected whole numbers from 1 to the smal"),
+    (parts.spatial_pyramid_pool, (X, ()), {}, "levels: expected whole numbers from 1 to the"),
     (parts.spatial_pyramid_pool, (X, (5,)), {}, "levels: expected whole numbers from 1 to the s"),
     (parts.spatial_pyramid_pool, (X,), {"reduce": "sum"}, "reduce: expected 'max' or 'mean'"),
     (parts.context_pyramid, (X, (0,)), {}, "levels: expected whole numbers"),
