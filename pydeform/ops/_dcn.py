@@ -11,7 +11,8 @@ taps about its centre together with the offsets. Taps go column by column (x out
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -21,9 +22,8 @@ import numpy as np
 from pydeform import _shapes
 from pydeform._arrays import NumpyArray, ready
 from pydeform._shapes import ConvGeometry
-from pydeform.ops import _checks
+from pydeform.ops import _checks, _parts
 from pydeform.ops._outputs import Wanted
-from pydeform.ops._parts import Plan, check_axes, depthwise, exact, real
 
 
 class Options(NamedTuple):
@@ -125,7 +125,7 @@ def lattice(options: Options) -> Lattice:
         dilation=pair("dilation", 1),
         group=single("group"),
         group_channels=single("group_channels"),
-        scale=real("offset_scale", options.offset_scale),
+        scale=_parts.real("offset_scale", options.offset_scale),
         remove_center=bool(remove),
         kink=_checks.choice("kink", options.kink, _checks.KINKS),
     )
@@ -133,7 +133,7 @@ def lattice(options: Options) -> Lattice:
 
 def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
     """Check the input and return the geometry of the local convolution."""
-    check_axes("input", input, 4, "(batch, height, width, channels)")
+    _parts.check_axes("input", input, 4, "(batch, height, width, channels)")
     batch, height, width, channels = input.shape
     if 0 in input.shape[1:]:
         raise ValueError(
@@ -146,7 +146,7 @@ def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
             f"= {lattice.group * lattice.group_channels} channels, last, "
             f"got {channels}, shape {input.shape}"
         )
-    geometry = depthwise(
+    geometry = _parts.depthwise(
         batch,
         channels,
         lattice.group,
@@ -169,41 +169,47 @@ class Part:
         As checked.
     packed
         Whether offset and mask lie in one array, per group those of all taps after each other.
+    backend
+        Which moves numbers between layouts.
     """
 
-    def __init__(self, lattice: Lattice, geometry: ConvGeometry, packed: bool) -> None:
-        self.lattice, self.geometry, self.packed = lattice, geometry, packed
+    def __init__(
+        self, lattice: Lattice, geometry: ConvGeometry, packed: bool, backend: Any
+    ) -> None:
+        self.lattice, self.geometry = lattice, geometry
+        self.packed, self.backend = packed, backend
 
     @cached_property
-    def _shape(self) -> tuple[int, int, int, int, int]:
+    def _shape(self) -> tuple[int, int, int]:
         g = self.geometry
-        return (g.batch, *g.out_size, g.offset_groups, g.taps)  # type: ignore[return-value]
+        return math.prod((g.batch, *g.out_size)), g.offset_groups, g.taps
 
     def _grouped(self, packed: NumpyArray) -> NumpyArray:
-        """[N, Ho, Wo, G, 3K] on the memory of a packed array."""
-        g = self.geometry
-        used = packed[..., : g.offset_groups * g.taps * 3]
-        return used.reshape(*self._shape[:4], 3 * g.taps, copy=False)
+        """[R, G, 3K] on the memory of a packed array, R positions."""
+        rows, groups, taps = self._shape
+        used = packed.reshape(rows, packed.shape[-1], copy=False)[:, : groups * taps * 3]
+        grouped: NumpyArray = used.reshape(rows, groups, taps * 3, copy=False)
+        return grouped
 
     def _offsets(self, array: NumpyArray) -> NumpyArray:
-        """[N, Ho, Wo, G, K, 2] as (x, y), on the memory of the argument."""
+        """[R, G, K, 2] as (x, y), on the memory of the argument."""
         if self.packed:
             array = self._grouped(array)[..., : 2 * self.geometry.taps]
-        return array.reshape(*self._shape, 2, copy=False)
+        offsets: NumpyArray = array.reshape(*self._shape, 2, copy=False)
+        return offsets
 
-    def _factors(self, array: NumpyArray) -> NumpyArray:
-        """[N, Ho, Wo, G, K] on the memory of the argument."""
-        if self.packed:
-            return self._grouped(array)[..., 2 * self.geometry.taps :]
-        return array.reshape(self._shape, copy=False)
+    def _factors(self, packed: NumpyArray) -> NumpyArray:
+        """[R, G, K, 1] on the memory of a packed argument."""
+        return self._grouped(packed)[..., 2 * self.geometry.taps :, None]
 
     def linear(self, role: str, array: NumpyArray) -> NumpyArray:
         """Return what the backend reads, from an argument, a tangent or a cotangent."""
         array = ready(array)
         if role == "position":
             return self._turned(array, None)
-        if role == "factor":
-            return self._flat(ready(self._factors(array)), 1)
+        if role == "factor" and self.packed:
+            factors = _parts.relayed(self.backend, self._factors(array), (1,))
+            return self._flat(factors)
         return array
 
     def position(self, array: NumpyArray | None) -> NumpyArray:
@@ -215,29 +221,15 @@ class Part:
         """Return the mask."""
         return self.linear("factor", cast("NumpyArray", array))
 
-    def _flat(self, array: NumpyArray, each: int) -> NumpyArray:
-        """[N, Ho, Wo, G*K*each]."""
-        g = self.geometry
-        return array.reshape(*self._shape[:3], g.offset_groups * g.taps * each)
-
     def _turned(self, array: NumpyArray, start: NumpyArray | None) -> NumpyArray:
         """From (x, y) to (y, x), scaled, and moved by `start`."""
-        offsets = self._offsets(array)
-        result = np.empty(offsets.shape, array.dtype)
-        scale = exact(self.lattice.scale, array.dtype)
-        for axis in (0, 1):
-            source, target = offsets[..., axis], result[..., 1 - axis]
-            if start is None:
-                np.multiply(source, scale, out=target)
-                continue
-            # One row of all groups, so that the inner loop is long.
-            row = np.broadcast_to(start[:, axis], self._shape[3:]).copy()
-            if self.lattice.scale == 1:
-                np.add(source, row, out=target)
-            else:
-                np.multiply(source, scale, out=target)
-                np.add(target, row, out=target)
-        return self._flat(result, 2)
+        scale = (self.lattice.scale,) * 2
+        return self._flat(_parts.relayed(self.backend, self._offsets(array), scale, start))
+
+    def _flat(self, array: NumpyArray) -> NumpyArray:
+        """From [R, G, K, each] to [N, Ho, Wo, G*K*each]."""
+        g = self.geometry
+        return array.reshape(g.batch, *g.out_size, g.offset_groups * g.taps * array.shape[-1])
 
     def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
         """Return the result itself where it lies as the backend writes."""
@@ -248,17 +240,23 @@ class Part:
     def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
         """Write the adjoint of `linear` at what the backend wrote."""
         if role == "factor":
-            self._factors(result)[...] = values.reshape(self._shape)
-            used = self.geometry.offset_groups * self.geometry.taps * 3
-            result[..., used:] = exact(0, result.dtype)  # the padding is never read
+            values = values.reshape(*self._shape, 1)
+            _parts.relay(self.backend, values, (1,), self._factors(result))
+            used = math.prod(self._shape[1:]) * 3
+            result[..., used:] = _parts.exact(0, result.dtype)  # the padding is never read
             return
-        turned, offsets = values.reshape(*self._shape, 2), self._offsets(result)
-        scale = exact(self.lattice.scale, values.dtype)
-        for axis in (0, 1):
-            np.multiply(turned[..., 1 - axis], scale, out=offsets[..., axis])
+        scale = (self.lattice.scale,) * 2
+        values = values.reshape(*self._shape, 2)
+        _parts.relay(self.backend, values, scale, self._offsets(result))
 
 
-def plan(part: Part, input: NumpyArray, arguments: Mapping[str, str]) -> Plan:
-    """Return how the operation is computed."""
-    g = part.geometry
-    return Plan(Wanted((g.batch, *g.out_size, g.channels), input.dtype), [part], arguments)
+def plan(
+    lattice: Lattice, geometry: ConvGeometry, packed: bool, input: NumpyArray, names: Sequence[str]
+) -> _parts.Plan:
+    """Return how the operation is computed; `names` are those of image, position and factor."""
+    output = (geometry.batch, *geometry.out_size, geometry.channels)
+    return _parts.Plan(
+        Wanted(output, input.dtype),
+        lambda backend, _: [Part(lattice, geometry, packed, backend)],
+        dict(zip(_parts.ROLES, names, strict=True)),
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import NamedTuple, cast
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from pydeform._shapes import ConvGeometry
 from pydeform.ops import _checks, _parts
 from pydeform.ops._call import Arrays
 from pydeform.ops._outputs import Wanted
+
+# Bytes of output that queries are taken together for.
+_BLOCK = 2**20
 
 NAMES = ("value", "sampling_locations", "attention_weights")
 
@@ -27,7 +30,7 @@ class Options(NamedTuple):
 
 
 class Part:
-    """One level of one sample of the batch: a contiguous piece of value.
+    """Some queries of one sample of the batch at one level.
 
     Parameters
     ----------
@@ -35,21 +38,28 @@ class Part:
         Which ones.
     start
         Where the level begins in value.
+    queries
+        Which queries.
     heads
         M.
     geometry
         Of the level's local convolution, whose offsets are positions.
+    backend
+        Which moves numbers between layouts.
     """
 
     def __init__(
-        self, sample: int, level: int, start: int, heads: int, geometry: ConvGeometry
+        self,
+        sample: int,
+        level: int,
+        start: int,
+        queries: slice,
+        heads: int,
+        geometry: ConvGeometry,
+        backend: Any,
     ) -> None:
-        self.sample, self.level, self.start = sample, level, start
-        self.heads, self.geometry = heads, geometry
-
-    @cached_property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.geometry.out_size[1], self.heads, self.geometry.taps
+        self.sample, self.level, self.start, self.queries = sample, level, start, queries
+        self.heads, self.geometry, self.backend = heads, geometry, backend
 
     def _of(self, role: str, array: NumpyArray) -> NumpyArray:
         """What belongs to this part, on the memory of the argument."""
@@ -57,37 +67,39 @@ class Part:
             height, width = self.geometry.size
             piece: NumpyArray = array[self.sample, self.start : self.start + height * width]
         elif role == "output":
-            piece = array[self.sample]
+            piece = array[self.sample, self.queries]
         else:
-            piece = array[self.sample, :, :, self.level]  # [Lq, M, P, ...]
+            piece = array[self.sample, self.queries, :, self.level]  # [Lq, M, P, 2]
+            if role == "factor":
+                piece = piece[..., None]  # [Lq, M, P, 1]
         return piece
 
     def linear(self, role: str, array: NumpyArray) -> NumpyArray:
         """Return what the backend reads, from an argument, a tangent or a cotangent."""
+        g = self.geometry
         if role == "position":
             return self._turned(array, None)
-        g = self.geometry
+        piece = self._of(role, array)
+        if role == "factor":
+            piece = _parts.relayed(self.backend, piece, (1,))
         space = g.size if role == "image" else g.out_size
-        return ready(self._of(role, array)).reshape(1, *space, -1)
+        return ready(piece).reshape(1, *space, -1)
 
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the positions in pixels, as (y, x)."""
-        return self._turned(cast("NumpyArray", array), 0.5)
+        array = cast("NumpyArray", array)
+        start = np.full((self.geometry.taps, 2), _parts.exact(-0.5, array.dtype), array.dtype)
+        return self._turned(array, start)
 
     def factor(self, array: NumpyArray | None) -> NumpyArray:
         """Return the attention weights."""
         return self.linear("factor", cast("NumpyArray", array))
 
-    def _turned(self, array: NumpyArray, origin: float | None) -> NumpyArray:
+    def _turned(self, array: NumpyArray, start: NumpyArray | None) -> NumpyArray:
         """From (x, y) in sizes to (y, x) in pixels."""
-        locations = self._of("position", array)
-        result = np.empty((*self._shape, 2), array.dtype)
-        for axis, size in enumerate(self.geometry.size):
-            target = result[..., axis]
-            np.multiply(locations[..., 1 - axis], _parts.exact(size, array.dtype), out=target)
-            if origin is not None:
-                np.subtract(target, _parts.exact(origin, array.dtype), out=target)
-        return result.reshape(1, 1, self._shape[0], -1)
+        locations, size = self._of("position", array), self.geometry.size[::-1]
+        turned = _parts.relayed(self.backend, locations, size, start)
+        return turned.reshape(1, *self.geometry.out_size, -1)
 
     def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
         """Return the piece of value, and the output where the first level is written."""
@@ -103,13 +115,9 @@ class Part:
         target = self._of(role, result)
         if role == "output":
             np.add(target, values.reshape(target.shape), out=target)
-        elif role == "factor":
-            target[...] = values.reshape(target.shape)
         else:
-            values = values.reshape(*self._shape, 2)
-            for axis, size in enumerate(self.geometry.size):
-                scale = _parts.exact(size, values.dtype)
-                np.multiply(values[..., axis], scale, out=target[..., 1 - axis])
+            scale = self.geometry.size if role == "position" else (1,)
+            _parts.relay(self.backend, values.reshape(target.shape), scale, target)
 
 
 def _table(name: str, value: object, columns: int) -> list[tuple[int, ...]]:
@@ -181,13 +189,25 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
         raise ValueError(f"sampling_locations: expected at least one point, got {locations.shape}")
     output = (batch, queries, heads * channels)
     _shapes.check_bytes("output", output, value.itemsize)
-    parts = []
-    for sample in range(batch if queries else 0):
-        for level, (start, height, width) in enumerate(levels):
-            geometry = _parts.depthwise(
-                1, heads * channels, heads, (height, width), (1, queries), points, kink
-            )
-            parts.append(Part(sample, level, start, heads, geometry))
+
+    def parts(backend: Any, gradients: bool) -> Iterator[Part]:
+        # What levels are added up in stays in the cache; gradients of value are written once.
+        row = heads * channels * max(value.itemsize, 4)
+        many = queries if gradients else max(_BLOCK // row, 1)
+        for sample, first in itertools.product(range(batch), range(0, queries, max(many, 1))):
+            some = slice(first, min(first + many, queries))
+            for level, (start, height, width) in enumerate(levels):
+                geometry = _parts.depthwise(
+                    1,
+                    heads * channels,
+                    heads,
+                    (height, width),
+                    (1, some.stop - some.start),
+                    points,
+                    kink,
+                )
+                yield Part(sample, level, start, some, heads, geometry, backend)
+
     roles = dict(zip(_parts.ROLES, NAMES, strict=True))
     nothing = frozenset() if queries else frozenset({"value"})
     return _parts.Plan(Wanted(output, value.dtype), parts, roles, nothing)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
@@ -59,10 +59,14 @@ class Part(Protocol):
 
 
 class Plan(NamedTuple):
-    """How a call is computed."""
+    """How a call is computed.
+
+    `parts` makes the parts from the backend and whether gradients are asked for, whose memory parts
+    must not share.
+    """
 
     output: Wanted
-    parts: Sequence[Part]
+    parts: Callable[[Any, bool], Iterable[Part]]
     arguments: Mapping[str, str]  # by role
     summed: frozenset[str] = frozenset()  # arguments, or "output", whose results start from 0
 
@@ -80,6 +84,30 @@ def real(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return number
+
+
+def relayed(
+    backend: Any, source: NumpyArray, scale: Sequence[float], start: NumpyArray | None = None
+) -> NumpyArray:
+    """Return pairs [R, B, K, 2] turned around, each times its scale and moved by start [K, 2].
+
+    Or single numbers [R, B, K, 1], as they are with a scale of 1.
+    """
+    result = np.empty(source.shape, source.dtype)
+    relay(backend, source, scale, result, start)
+    return result
+
+
+def relay(
+    backend: Any,
+    source: NumpyArray,
+    scale: Sequence[float],
+    out: NumpyArray,
+    start: NumpyArray | None = None,
+) -> None:
+    """Write what `relayed` returns to an array of any strides."""
+    factors = np.array([exact(factor, source.dtype) for factor in scale], source.dtype)
+    backend.relay(source, factors, start, out)
 
 
 def check_shape(name: str, array: NumpyArray, shape: tuple[int, ...], meaning: str) -> None:
@@ -213,10 +241,12 @@ class _Step:
             self.part.add(role, values, result)
 
 
-def _steps(plan: Plan, results: Arrays, *outputs: str) -> Iterator[_Step]:
+def _steps(
+    backend: Any, plan: Plan, results: Arrays, *outputs: str, gradients: bool = False
+) -> Iterator[_Step]:
     """Go through the parts; what a step has written is placed when the next one is asked for."""
     memory = _Memory(plan, results, outputs)
-    for part in plan.parts:
+    for part in plan.parts(backend, gradients):
         step = _Step(plan, part, memory)
         yield step
         step.finish()
@@ -237,7 +267,7 @@ def _wide(arrays: Arrays) -> dict[str, NumpyArray]:
 @_quiet()
 def _forward(backend: Any, plan: Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:
     arrays = _wide(arrays)
-    for step in _steps(plan, results, "out"):
+    for step in _steps(backend, plan, results, "out"):
         backend.local_conv(step.part.geometry, *step.arguments(arrays), step.write("output", "out"))
 
 
@@ -250,7 +280,7 @@ def _backward(
     results: dict[str, NumpyArray],
 ) -> None:
     arrays, grad_output = _wide(arrays), _call.working(grad_output)
-    for step in _steps(plan, results):
+    for step in _steps(backend, plan, results, gradients=True):
         backend.local_conv_backward(
             step.part.geometry,
             step.part.linear("output", grad_output),
@@ -265,7 +295,7 @@ def _jvp(
 ) -> None:
     arrays, tangents = _wide(arrays), _wide(tangents)
     names = ("output", "output_tangent")
-    for step in _steps(plan, results, *names):
+    for step in _steps(backend, plan, results, *names):
         backend.local_conv_jvp(
             step.part.geometry,
             *step.arguments(arrays),
@@ -285,7 +315,7 @@ def _double_backward(
 ) -> None:
     arrays, grad_grads = _wide(arrays), _wide(grad_grads)
     grad_output = _call.working(grad_output)
-    for step in _steps(plan, results, "grad_output"):
+    for step in _steps(backend, plan, results, "grad_output", gradients=True):
         backend.local_conv_double_backward(
             step.part.geometry,
             step.linears(grad_grads),

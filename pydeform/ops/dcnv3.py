@@ -41,9 +41,7 @@ def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _pa
             f"(batch, *output, {g.offset_groups} groups * {g.taps} taps{' * 2' * (each == 2)})"
         )
         _parts.check_shape(name, arrays[name], (g.batch, *g.out_size, channels), meaning)
-    part = _dcn.Part(lattice, g, packed=False)
-    roles = {"image": "input", "position": "offset", "factor": "mask"}
-    return _dcn.plan(part, arrays["input"], roles)
+    return _dcn.plan(lattice, g, False, arrays["input"], ("input", "offset", "mask"))
 
 
 _RULES = _parts.rules(

@@ -38,9 +38,7 @@ def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _pa
     meaning = f"(batch, *output, {count})"
     shape = (g.batch, *g.out_size, channels)
     _parts.check_shape("offset_mask", arrays["offset_mask"], shape, meaning)
-    part = _dcn.Part(lattice, g, packed=True)
-    roles = {"image": "input", "position": "offset_mask", "factor": "offset_mask"}
-    return _dcn.plan(part, arrays["input"], roles)
+    return _dcn.plan(lattice, g, True, arrays["input"], ("input", "offset_mask", "offset_mask"))
 
 
 _RULES = _parts.rules(
