@@ -196,7 +196,7 @@ def dcnv3_backward(
         As in `dcnv3`.
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w : int
         As in `dcnv3`.
-    group, group_channels, offset_scale, remove_center, kink
+    group, group_channels, offset_scale, remove_center, kink : int, float, bool, str
         As in `dcnv3`.
     needs : iterable of str, optional
         Names of the arguments whose gradients are computed; all by default.
@@ -263,7 +263,7 @@ def dcnv3_jvp(
         As in `dcnv3`.
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w : int
         As in `dcnv3`.
-    group, group_channels, offset_scale, remove_center
+    group, group_channels, offset_scale, remove_center : int, float, bool
         As in `dcnv3`.
     tangents : mapping of str to array
         Directions by argument, each like its argument; those that are missing are 0.
@@ -339,7 +339,7 @@ def dcnv3_double_backward(
         As in `dcnv3`.
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w : int
         As in `dcnv3`.
-    group, group_channels, offset_scale, remove_center, kink
+    group, group_channels, offset_scale, remove_center, kink : int, float, bool, str
         As in `dcnv3`.
     needs : iterable of str, optional
         Names among "grad_output" and the arguments that results are computed for; all by default.

@@ -191,7 +191,7 @@ def dcnv4_backward(
         As in `dcnv4`.
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w : int
         As in `dcnv4`.
-    group, group_channels, offset_scale, remove_center, kink
+    group, group_channels, offset_scale, remove_center, kink : int, float, bool, str
         As in `dcnv4`.
     needs : iterable of str, optional
         Names of the arguments whose gradients are computed; all by default.
@@ -257,7 +257,7 @@ def dcnv4_jvp(
         As in `dcnv4`.
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w : int
         As in `dcnv4`.
-    group, group_channels, offset_scale, remove_center
+    group, group_channels, offset_scale, remove_center : int, float, bool
         As in `dcnv4`.
     tangents : mapping of str to array
         Directions by argument, each like its argument; those that are missing are 0.
@@ -332,7 +332,7 @@ def dcnv4_double_backward(
         As in `dcnv4`.
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w : int
         As in `dcnv4`.
-    group, group_channels, offset_scale, remove_center, kink
+    group, group_channels, offset_scale, remove_center, kink : int, float, bool, str
         As in `dcnv4`.
     needs : iterable of str, optional
         Names among "grad_output" and the arguments that results are computed for; all by default.

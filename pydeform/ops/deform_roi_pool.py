@@ -155,7 +155,13 @@ def deform_roi_pool_backward(
     ----------
     grad_output : array, shape (R, C, ph, pw)
         Cotangent of the output.
-    input, rois, offset, output_size, spatial_scale, sampling_ratio, gamma, mask, kink
+    input, rois, offset : array
+        As in `deform_roi_pool`.
+    output_size, spatial_scale, sampling_ratio, gamma : int, float
+        As in `deform_roi_pool`.
+    mask : array, optional
+        As in `deform_roi_pool`.
+    kink : {"right", "open", "mean"}
         As in `deform_roi_pool`.
     needs : iterable of str, optional
         Names of the arguments whose gradients are computed; all that are given by default.
@@ -208,7 +214,11 @@ def deform_roi_pool_jvp(
 
     Parameters
     ----------
-    input, rois, offset, output_size, spatial_scale, sampling_ratio, gamma, mask
+    input, rois, offset : array
+        As in `deform_roi_pool`.
+    output_size, spatial_scale, sampling_ratio, gamma : int, float
+        As in `deform_roi_pool`.
+    mask : array, optional
         As in `deform_roi_pool`.
     tangents : mapping of str to array
         Directions by argument, each like its argument; those that are missing are 0.
@@ -268,7 +278,13 @@ def deform_roi_pool_double_backward(
         Cotangents of the gradients by argument; those that are missing are 0.
     grad_output : array, shape (R, C, ph, pw)
         Cotangent of the output.
-    input, rois, offset, output_size, spatial_scale, sampling_ratio, gamma, mask, kink
+    input, rois, offset : array
+        As in `deform_roi_pool`.
+    output_size, spatial_scale, sampling_ratio, gamma : int, float
+        As in `deform_roi_pool`.
+    mask : array, optional
+        As in `deform_roi_pool`.
+    kink : {"right", "open", "mean"}
         As in `deform_roi_pool`.
     needs : iterable of str, optional
         Names among "grad_output" and the arguments that results are computed for; all by default.

@@ -138,7 +138,9 @@ def ms_deform_attn_backward(
     ----------
     grad_output : array, shape (N, Lq, M*D)
         Cotangent of the output.
-    value, spatial_shapes, level_start_index, sampling_locations, attention_weights, kink
+    value, spatial_shapes, level_start_index, sampling_locations, attention_weights : array
+        As in `ms_deform_attn`.
+    kink : {"right", "open", "mean"}
         As in `ms_deform_attn`.
     needs : iterable of str, optional
         Names of the arguments whose gradients are computed; all by default.
@@ -190,7 +192,7 @@ def ms_deform_attn_jvp(
 
     Parameters
     ----------
-    value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+    value, spatial_shapes, level_start_index, sampling_locations, attention_weights : array
         As in `ms_deform_attn`.
     tangents : mapping of str to array
         Directions by argument, each like its argument; those that are missing are 0.
@@ -248,7 +250,9 @@ def ms_deform_attn_double_backward(
         Cotangents of the gradients by argument; those that are missing are 0.
     grad_output : array, shape (N, Lq, M*D)
         Cotangent of the output.
-    value, spatial_shapes, level_start_index, sampling_locations, attention_weights, kink
+    value, spatial_shapes, level_start_index, sampling_locations, attention_weights : array
+        As in `ms_deform_attn`.
+    kink : {"right", "open", "mean"}
         As in `ms_deform_attn`.
     needs : iterable of str, optional
         Names among "grad_output" and the arguments that results are computed for; all by default.

@@ -121,8 +121,10 @@ def roi_align_backward(
     ----------
     grad_output : array, shape (R, C, ph, pw)
         Cotangent of the output.
-    input, rois, output_size, spatial_scale, sampling_ratio
+    input, rois : array
         As in `roi_align`. Of input only shape and dtype matter.
+    output_size, spatial_scale, sampling_ratio : int, float
+        As in `roi_align`.
     needs : iterable of str, optional
         Names of the arguments whose gradients are computed; all by default.
     out : mapping of str to array, optional
@@ -169,7 +171,9 @@ def roi_align_jvp(
 
     Parameters
     ----------
-    input, rois, output_size, spatial_scale, sampling_ratio
+    input, rois : array
+        As in `roi_align`.
+    output_size, spatial_scale, sampling_ratio : int, float
         As in `roi_align`.
     tangents : mapping of str to array
         The direction of "input", like it; missing, it is 0.
@@ -221,7 +225,9 @@ def roi_align_double_backward(
         Cotangent of the gradient of "input"; missing, it is 0.
     grad_output : array, shape (R, C, ph, pw)
         Cotangent of the output.
-    input, rois, output_size, spatial_scale, sampling_ratio
+    input, rois : array
+        As in `roi_align`.
+    output_size, spatial_scale, sampling_ratio : int, float
         As in `roi_align`.
     needs : iterable of str, optional
         Names among "grad_output" and "input" that results are computed for; both by default.
