@@ -19,6 +19,7 @@ from pydeform.ops._deform_conv3d import (
     deform_conv3d_double_backward,
     deform_conv3d_jvp,
 )
+from pydeform.ops._local import LocalConvDoubleGrads, LocalConvGrads
 from pydeform.ops._sampling_rules import (
     SampleDoubleGrads,
     SampleGrads,
@@ -51,8 +52,6 @@ from pydeform.ops.deform_roi_pool import (
     deform_roi_pool_jvp,
 )
 from pydeform.ops.local_conv import (
-    LocalConvDoubleGrads,
-    LocalConvGrads,
     local_conv1d,
     local_conv1d_backward,
     local_conv1d_double_backward,
