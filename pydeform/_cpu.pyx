@@ -62,7 +62,7 @@ cdef extern from "_cpu/_simd.h" nogil:
         void (*weigh)(int, int64_t, int64_t, const pyd_plan*, const void*, const void*, int64_t,
                       int64_t, const void*, int, void*, int64_t) noexcept nogil
         void (*weigh_back)(int, int64_t, int64_t, const pyd_plan*, const void*, const void*,
-                           int64_t, const void*, int64_t, int64_t, const void*, void*, void*,
+                           int64_t, const void*, int64_t, int64_t, const void*, void*,
                            void*) noexcept nogil
         void (*gather_blend)(int, const pyd_plan*, const void*, const void*, int64_t, int64_t,
                              int64_t, void*, int64_t) noexcept nogil

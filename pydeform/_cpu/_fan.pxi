@@ -80,7 +80,7 @@ cdef void set_fan(Job* job, bint back) noexcept:
 
 
 cdef inline int64_t sample_row(const Job* job, int64_t slot) noexcept nogil:
-    """Where a loaded group's rows of positions start, in elements; of offsets, `rank` times that."""
+    """Where a loaded group starts, in elements; its offsets, at `rank` times that."""
     return slot * job.fan * job.stride
 
 

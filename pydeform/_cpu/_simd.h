@@ -81,8 +81,8 @@ typedef struct {
      * is. dots: [tap][corner][stride], `step` between taps. */
     void (*weigh_back)(int corners, int64_t taps, int64_t step, const pyd_plan *,
                        const void *scale, const void *g, int64_t g_row, const void *x,
-                       int64_t channels, int64_t count, const void *zeros, void *trash,
-                       void *grad_x, void *dots);
+                       int64_t channels, int64_t count, const void *zeros, void *grad_x,
+                       void *dots);
 
     /* For few channels, along positions: column[c * column_row + t] as blend's column[t][c], the
      * channels of x lie x_channel apart; and sweep likewise, with rows of positions `row` apart.

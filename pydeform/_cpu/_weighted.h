@@ -1,6 +1,6 @@
 /* Weighted sums of samples: all taps of one offset group at one position while its channels are in
  * registers, and the way back. Plans of the taps lie `step` corners apart, their scales `stride`.
- * As in _sample.h, a corner that is not read points at zeros or trash. Included by _kernels.h once
+ * As in _sample.h, a corner that is not read points at zeros. Included by _kernels.h once
  * per real type. */
 
 #define LOAD(p, tail) ((tail) ? FN(load_part)((p), (tail)) : FN(load)(p))
@@ -22,6 +22,19 @@
     case 9: BODY(9, __VA_ARGS__); break;    \
     default: BODY(27, __VA_ARGS__); break;  \
     }
+
+/* PASS(registers of channels, whether only part of one) until none are left. */
+#define ALL_CHANNELS                                                     \
+    int64_t c = 0;                                                       \
+    if (corners == 1 || corners == 4) { /* the common ones */            \
+        for (; c + 4 * LANES <= channels; c += 4 * LANES) PASS(4, 0);    \
+        if (c + 2 * LANES <= channels) {                                 \
+            PASS(2, 0);                                                  \
+            c += 2 * LANES;                                              \
+        }                                                                \
+    }                                                                    \
+    for (; c + LANES <= channels; c += LANES) PASS(1, 0);                \
+    if (c < channels) PASS(1, 1);
 
 /* `registers` of channels, or the first `tail` channels of one. */
 INLINE void FN(weigh_body)(const int corners, const int registers, const int part, int tail,
@@ -58,19 +71,10 @@ INLINE void FN(weigh_body)(const int corners, const int registers, const int par
 INLINE void FN(weigh_all)(const int corners, int64_t taps, int64_t step, const pyd_plan *plan,
                           const real *scale, const real *x, int64_t channels, int64_t count,
                           const real *zeros, int accumulate, real *out, int64_t out_row) {
-    int64_t c = 0;
 #define PASS(registers, part)                                                              \
     FN(weigh_body)(corners, registers, part, (int)(channels - c), taps, step, plan, scale, \
                    x + c, count, zeros, accumulate, out + c, out_row)
-    if (corners == 1 || corners == 4) { /* the common ones: a plane, and pixels */
-        for (; c + 4 * LANES <= channels; c += 4 * LANES) PASS(4, 0);
-        if (c + 2 * LANES <= channels) {
-            PASS(2, 0);
-            c += 2 * LANES;
-        }
-    }
-    for (; c + LANES <= channels; c += LANES) PASS(1, 0);
-    if (c < channels) PASS(1, 1);
+    ALL_CHANNELS
 #undef PASS
 }
 
@@ -136,50 +140,56 @@ INLINE void FN(weigh_dots)(const int corners, int64_t taps, int64_t step, const 
 }
 #undef FOLDS
 
-INLINE void FN(weigh_scatter)(const int corners, int64_t taps, int64_t step, const pyd_plan *plan,
-                              const real *scale, const real *g, int64_t g_row, int64_t channels,
-                              int64_t count, real *trash, real *x) {
+/* Corners that are not read are skipped: offsets often start at 0, and then those are most. */
+INLINE void FN(weigh_scatter)(const int corners, const int registers, const int part, int tail,
+                              int64_t taps, int64_t step, const pyd_plan *plan, const real *scale,
+                              const real *g, int64_t g_row, int64_t count, real *x) {
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t++) {
-        const real *gt = g + t * g_row, *s = scale + t;
+        const real *weight = (const real *)plan->weight + t, *s = scale + t;
         const int64_t *at = plan->read + t;
-        const real *weight = (const real *)plan->weight + t;
+        vreal G[4];
+        UNROLL for (int r = 0; r < registers; r++)
+            G[r] = LOAD(g + t * g_row + r * LANES, part ? tail : 0);
         for (int64_t tap = 0; tap < taps; tap++, at += step, weight += step, s += stride) {
             const vreal m = FN(all)(*s);
-            real *to[PYD_MAX_CORNERS];
-            vreal w[PYD_MAX_CORNERS];
             UNROLL for (int b = 0; b < corners; b++) {
                 const int64_t here = at[b * stride];
-                to[b] = here < 0 ? trash : x + here;
-                w[b] = FN(all)(weight[b * stride]);
+                if (here < 0) continue;
+                const vreal w = FN(all)(weight[b * stride]);
+                UNROLL for (int r = 0; r < registers; r++) {
+                    real *to = x + here + r * LANES;
+                    STORE(to, LOAD(to, part ? tail : 0) + w * (m * G[r]), part ? tail : 0);
+                }
             }
-#define BODY(tail)                                                       \
-    {                                                                    \
-        const vreal G = m * LOAD(gt + c, tail);                          \
-        UNROLL for (int b = 0; b < corners; b++)                         \
-            STORE(to[b] + c, LOAD(to[b] + c, tail) + w[b] * G, tail);    \
-    }
-            int64_t c = 0;
-            for (; c + LANES <= channels; c += LANES) BODY(0)
-            if (c < channels) BODY((int)(channels - c))
-#undef BODY
         }
     }
+}
+
+INLINE void FN(weigh_scatter_all)(const int corners, int64_t taps, int64_t step,
+                                  const pyd_plan *plan, const real *scale, const real *g,
+                                  int64_t g_row, int64_t channels, int64_t count, real *x) {
+#define PASS(registers, part)                                                                   \
+    FN(weigh_scatter)(corners, registers, part, (int)(channels - c), taps, step, plan, scale,   \
+                      g + c, g_row, count, x + c)
+    ALL_CHANNELS
+#undef PASS
 }
 
 /* Two passes: in one, stores would often hold up loads that only share their last address bits. */
 static void FN(weigh_back)(int corners, int64_t taps, int64_t step, const pyd_plan *plan,
                            const void *scale, const void *g, int64_t g_row, const void *x,
-                           int64_t channels, int64_t count, const void *zeros, void *trash,
-                           void *grad_x, void *dots) {
+                           int64_t channels, int64_t count, const void *zeros, void *grad_x,
+                           void *dots) {
     if (x)
         BY_CORNERS_OR_ONE(FN(weigh_dots), taps, step, plan, g, g_row, x, channels, count, zeros,
                           dots)
     if (grad_x)
-        BY_CORNERS_OR_ONE(FN(weigh_scatter), taps, step, plan, scale, g, g_row, channels, count,
-                          trash, grad_x)
+        BY_CORNERS_OR_ONE(FN(weigh_scatter_all), taps, step, plan, scale, g, g_row, channels, count,
+                          grad_x)
 }
 
 #undef LOAD
 #undef STORE
+#undef ALL_CHANNELS
 #undef BY_CORNERS_OR_ONE

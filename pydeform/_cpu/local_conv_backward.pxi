@@ -29,7 +29,7 @@ cdef void sum_points(const Back* back, const Fan* fan, int64_t slot, int64_t tap
 cdef void leave_rows(const Back* back, const Share* share, const Array* gradient, int64_t chunk,
                      int64_t image, int64_t groups, int64_t tap, int64_t taps, int64_t first,
                      int64_t count, const char* rows) noexcept nogil:
-    """Put rows [group][tap][part] where they belong: the gradient, or a lone group's partial sums."""
+    """Put rows [group][tap][part] where they belong: the gradient, or one group's partial sums."""
     cdef const Job* job = &back.job
     cdef bint offset = gradient == &back.offset
     cdef int64_t t, part, parts = job.rank if offset else 1
@@ -78,7 +78,7 @@ cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* 
             job.k.weigh_back(job.corners, taps, fan.corner, &fan.plan, scale_of(job, fan, slot),
                              at(y, local, job.itemsize), row,
                              at(x, local, job.itemsize) if points else NULL, share.channels, count,
-                             w.zeros, w.trash,
+                             w.zeros,
                              NULL if back.input.data == NULL else at(grad, local, job.itemsize),
                              fan.dots)
             if points:
