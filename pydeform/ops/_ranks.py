@@ -13,9 +13,15 @@ R = TypeVar("R")
 
 # What stands for sizes in the documentation of all ranks, and what it is in that of one.
 _WORDS = {
-    1: {"images": "signals", "(*S": "(W", "*S": "W", "*O": "Wo", "*k": "kW"},
-    2: {"images": "images", "(*S": "(H, W", "*S": "H, W", "*O": "Ho, Wo", "*k": "kH, kW"},
-    3: {"images": "volumes", "*S": "D, H, W", "*O": "Do, Ho, Wo", "*k": "kD, kH, kW"},
+    1: {"images": "signals", "*S": "W", "*O": "Wo", "*k": "kW", "PROD": "kW"},
+    2: {"*S": "H, W", "*O": "Ho, Wo", "*k": "kH, kW", "PROD": "kH*kW"},
+    3: {
+        "images": "volumes",
+        "*S": "D, H, W",
+        "*O": "Do, Ho, Wo",
+        "*k": "kD, kH, kW",
+        "PROD": "kD*kH*kW",
+    },
 }
 _AXES = {1: "(x,)", 2: "(y, x)", 3: "(z, y, x)"}
 
@@ -24,7 +30,8 @@ def documented(text: str, rank: int) -> str:
     """Return the documentation of one rank from that of all.
 
     ``RANK`` is the number of axes (``namesRANKd`` are names), ``AXES`` their names, ``images``,
-    ``*S``, ``*O`` and ``*k`` what is read, its size, the output's and the kernel's.
+    ``*S``, ``*O`` and ``*k`` what is read, its size, the output's and the kernel's; ``PROD`` is the
+    number of taps.
     """
     text = text.replace("RANK", str(rank)).replace("AXES", _AXES[rank])
     pattern = "|".join(re.escape(word) for word in _WORDS[rank])

@@ -1,4 +1,4 @@
-"""Deformable convolution of signals: the public functions of rank 1."""
+"""Deformable convolution: the public functions, written once for all ranks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import SupportsIndex, TypeVar
 from pydeform._arrays import Array
 from pydeform.ops import deform_conv as _any_rank
 from pydeform.ops._checks import Kink, Layout, Mode, Options, Padding, PerAxis
+from pydeform.ops._ranks import of_rank
 
 A = TypeVar("A", bound=Array)
 
 
-def deform_conv1d(
+def deform_conv(
+    rank: int,
+    /,
     input: A,
     offset: Array | None,
     weight: Array,
@@ -29,7 +32,7 @@ def deform_conv1d(
     layout: Layout = "channels_first",
     out: Array | None = None,
 ) -> A:
-    """Convolve signals with a deformable kernel (DCNv1; with `mask` DCNv2).
+    """Convolve images with a deformable kernel (DCNv1; with `mask` DCNv2).
 
     Tap `t` of the kernel reads the input at ``q*stride - padding + t*dilation + offset`` by linear
     interpolation, in pixels, and not only on the grid. Zero offsets give the plain convolution (a
@@ -37,23 +40,23 @@ def deform_conv1d(
 
     Parameters
     ----------
-    input : array, shape (N, C, W)
-        Batch, which may be empty, of signals.
-    offset : array, shape (N, Go*kW*1, Wo), or None
-        Shift of every tap at every output position, in pixels. Channel ``(g*K + tap)*1 + axis`` for
-        offset group g, K taps in row-major order and axes (x). None is a plain convolution.
-    weight : array, shape (Co, C/groups, kW) or (N, Co, C/groups, kW)
+    input : array, shape (N, C, *S)
+        Batch, which may be empty, of images.
+    offset : array, shape (N, Go*PROD*RANK, *O), or None
+        Shift of every tap at every output position, in pixels. Channel ``(g*K + tap)*RANK + axis``
+        for offset group g, K taps in row-major order and axes AXES. None is a plain convolution.
+    weight : array, shape (Co, C/groups, *k) or (N, Co, C/groups, *k)
         Kernel, or one kernel per sample of the batch.
     bias : array, shape (Co,), optional
         Added to every output position.
-    stride : int or 1 of them
+    stride : int or RANK of them
         Steps between output positions in pixels, at least 1.
-    padding : int, 1 of them, 1 pairs (begin, end), "same" or "valid"
+    padding : int, RANK of them, RANK pairs (begin, end), "same" or "valid"
         Pixels added around the input, where `mode` says what they hold. "same" gives
         ceil(size/stride) outputs.
-    dilation : int or 1 of them
+    dilation : int or RANK of them
         Steps between taps in pixels, at least 1.
-    mask : array, shape (N, Go*kW, Wo), optional
+    mask : array, shape (N, Go*PROD, *O), optional
         Factor of every tap at every output position, used as it is: no sigmoid, no softmax.
     groups : int, optional
         Channel groups of the kernel. Inferred from the shapes of input and weight; given, it is
@@ -70,14 +73,15 @@ def deform_conv1d(
         samples at or beyond one pixel outside; half the left and half the right one. The output
         does not depend on it.
     layout : {"channels_first", "channels_last"}
-        With "channels_last" input, offset, mask and the output have their channels last: (N, W, C).
+        With "channels_last" input, offset, mask and the output have their channels last:
+        (N, *S, C).
     out : array, shape of the output, optional
         Written and returned. C-contiguous, writable, of the dtype of input, no memory shared with
         another argument.
 
     Returns
     -------
-    array, shape (N, Co, Wo)
+    array, shape (N, Co, *O)
         Of the same kind and dtype as `input`; ``Wo = (W + begin + end - dilation*(kW - 1) -
         1)//stride + 1``.
 
@@ -94,8 +98,8 @@ def deform_conv1d(
 
     See Also
     --------
-    deform_conv1d_backward : Gradients.
-    deform_conv1d_jvp : Directional derivatives.
+    deform_convRANKd_backward : Gradients.
+    deform_convRANKd_jvp : Directional derivatives.
 
     Notes
     -----
@@ -111,23 +115,32 @@ def deform_conv1d(
     Examples
     --------
     >>> import numpy as np, pydeform
-    >>> x = np.array([[[0.0, 1.0, 2.0, 3.0]]])
-    >>> w = np.array([[[1.0]]])
-    >>> offset = np.full((1, 1, 4), 0.5)
-    >>> pydeform.deform_conv1d(x, offset, w)
-    array([[[0.5, 1.5, 2.5, 1.5]]])
-    >>> pydeform.deform_conv1d(x, offset, w, mode="border")
-    array([[[0.5, 1.5, 2.5, 3. ]]])
+    >>> x = np.arange(4.0**RANK, dtype=np.float32).reshape(1, 1, *(4,) * RANK)
+    >>> w = np.ones((1, 1, *(1,) * RANK), np.float32)
+    >>> offset = np.zeros((1, RANK, *(4,) * RANK), np.float32)
+    >>> offset[:, -1] = 0.5  # half a pixel along x
+    >>> pydeform.deform_convRANKd(x, offset, w).reshape(-1, 4)[0]
+    array([0.5, 1.5, 2.5, 1.5], dtype=float32)
+    >>> rng = np.random.default_rng(0)
+    >>> size, taps = (9,) * RANK, 3**RANK
+    >>> x, w = rng.normal(size=(2, 3, *size)), rng.normal(size=(8, 3, *(3,) * RANK))
+    >>> offset = rng.normal(size=(2, taps * RANK, *size))
+    >>> mask = rng.random((2, taps, *size))
+    >>> y = pydeform.deform_convRANKd(x, offset, w, padding=1, mask=mask)
+    >>> y.shape == (2, 8, *size)
+    True
     """
     return _any_rank.deform_conv(  # type: ignore[no-any-return]
-        1,
+        rank,
         (input, offset, weight, bias, mask),
         Options(stride, padding, dilation, groups, offset_groups, mode, kink, layout),
         out,
     )
 
 
-def deform_conv1d_backward(
+def deform_conv_backward(
+    rank: int,
+    /,
     grad_output: Array,
     input: A,
     offset: Array | None,
@@ -147,15 +160,15 @@ def deform_conv1d_backward(
     deterministic: bool = True,
     out: Mapping[str, Array] | None = None,
 ) -> _any_rank.DeformConvGrads[A]:
-    """Compute the gradients of `deform_conv1d` (reverse mode).
+    """Compute the gradients of `deform_convRANKd` (reverse mode).
 
     Parameters
     ----------
-    grad_output : array, shape (N, Co, Wo)
+    grad_output : array, shape (N, Co, *O)
         Gradient of some loss with respect to the output.
-    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_conv1d`
+    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_convRANKd`
         As they were given to it.
-    groups, offset_groups, mode, kink, layout : see `deform_conv1d`
+    groups, offset_groups, mode, kink, layout : see `deform_convRANKd`
         As they were given to it.
     needs : iterable of str, optional
         Names among "input", "offset", "weight", "bias", "mask" whose gradients are computed.
@@ -165,7 +178,7 @@ def deform_conv1d_backward(
         said here.
     out : mapping from names to arrays, optional
         Gradients to be written in these arrays, which are returned; each as `out` of
-        `deform_conv1d`.
+        `deform_convRANKd`.
 
     Returns
     -------
@@ -176,8 +189,8 @@ def deform_conv1d_backward(
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `deform_conv1d`, also where `grad_output` has not the shape and dtype of the output, or
-        `needs` or `out` name an argument that is absent.
+        As `deform_convRANKd`, also where `grad_output` has not the shape and dtype of the output,
+        or `needs` or `out` name an argument that is absent.
 
     Notes
     -----
@@ -187,15 +200,15 @@ def deform_conv1d_backward(
     Examples
     --------
     >>> import numpy as np, pydeform
-    >>> x, w = np.ones((1, 2, 16)), np.ones((4, 2, 3))
-    >>> offset = np.full((1, 3, 16), 0.25)
-    >>> gy = np.ones((1, 4, 16))
-    >>> grads = pydeform.deform_conv1d_backward(gy, x, offset, w, padding=1, needs=["offset"])
+    >>> x, w = np.ones((1, 2, *(8,) * RANK)), np.ones((4, 2, *(3,) * RANK))
+    >>> offset = np.full((1, 3**RANK * RANK, *(8,) * RANK), 0.25)
+    >>> gy = np.ones((1, 4, *(8,) * RANK))
+    >>> grads = pydeform.deform_convRANKd_backward(gy, x, offset, w, padding=1, needs=("offset",))
     >>> grads.offset.shape == offset.shape, grads.weight
     (True, None)
     """
     return _any_rank.deform_conv_backward(
-        1,
+        rank,
         grad_output,
         (input, offset, weight, bias, mask),
         Options(stride, padding, dilation, groups, offset_groups, mode, kink, layout),
@@ -205,7 +218,9 @@ def deform_conv1d_backward(
     )
 
 
-def deform_conv1d_jvp(
+def deform_conv_jvp(
+    rank: int,
+    /,
     input: A,
     offset: Array | None,
     weight: Array,
@@ -223,42 +238,43 @@ def deform_conv1d_jvp(
     layout: Layout = "channels_first",
     out: Mapping[str, Array] | None = None,
 ) -> tuple[A, A]:
-    """Compute the output of `deform_conv1d` and its derivative along a direction (forward mode).
+    """Compute the output of `deform_convRANKd` and its derivative along a direction (forward mode).
 
     Parameters
     ----------
-    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_conv1d`
+    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_convRANKd`
         As they were given to it.
     tangents : mapping from names to arrays
         The direction, by names among "input", "offset", "weight", "bias", "mask"; each of the shape
         and dtype of its argument. What is not named does not change.
-    groups, offset_groups, mode, kink, layout : see `deform_conv1d`
+    groups, offset_groups, mode, kink, layout : see `deform_convRANKd`
         As they were given to it.
     out : mapping from "output" and "output_tangent" to arrays, optional
-        Results to be written in these arrays, which are returned; each as `out` of `deform_conv1d`.
+        Results to be written in these arrays, which are returned; each as `out` of
+        `deform_convRANKd`.
 
     Returns
     -------
-    output : array, shape (N, Co, Wo)
-        As of `deform_conv1d`.
-    output_tangent : array, shape (N, Co, Wo)
+    output : array, shape (N, Co, *O)
+        As of `deform_convRANKd`.
+    output_tangent : array, shape (N, Co, *O)
         Derivative of the output along `tangents`.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `deform_conv1d`, also where a tangent names an absent argument or is not like it.
+        As `deform_convRANKd`, also where a tangent names an absent argument or is not like it.
 
     Examples
     --------
     >>> import numpy as np, pydeform
-    >>> x, w = np.ones((1, 2, 16)), np.ones((4, 2, 3))
-    >>> y, dy = pydeform.deform_conv1d_jvp(x, None, w, padding=1, tangents={"weight": w})
+    >>> x, w = np.ones((1, 2, *(8,) * RANK)), np.ones((4, 2, *(3,) * RANK))
+    >>> y, dy = pydeform.deform_convRANKd_jvp(x, None, w, padding=1, tangents={"weight": w})
     >>> np.array_equal(y, dy)
     True
     """
     return _any_rank.deform_conv_jvp(
-        1,
+        rank,
         (input, offset, weight, bias, mask),
         Options(stride, padding, dilation, groups, offset_groups, mode, kink, layout),
         tangents,
@@ -266,7 +282,9 @@ def deform_conv1d_jvp(
     )
 
 
-def deform_conv1d_double_backward(
+def deform_conv_double_backward(
+    rank: int,
+    /,
     grad_grads: Mapping[str, Array],
     grad_output: Array,
     input: A,
@@ -286,26 +304,26 @@ def deform_conv1d_double_backward(
     needs: Iterable[str] | None = None,
     out: Mapping[str, Array] | None = None,
 ) -> _any_rank.DeformConvDoubleGrads[A]:
-    """Compute the gradients of `deform_conv1d_backward` (second order).
+    """Compute the gradients of `deform_convRANKd_backward` (second order).
 
     Parameters
     ----------
     grad_grads : mapping from names to arrays
-        Gradient of some loss with respect to each result of `deform_conv1d_backward`, by names
+        Gradient of some loss with respect to each result of `deform_convRANKd_backward`, by names
         among "input", "offset", "weight", "bias", "mask"; each of the shape and dtype of its
         argument. What is not named is 0.
-    grad_output : array, shape (N, Co, Wo)
-        As given to `deform_conv1d_backward`.
-    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_conv1d`
+    grad_output : array, shape (N, Co, *O)
+        As given to `deform_convRANKd_backward`.
+    input, offset, weight, bias, stride, padding, dilation, mask : see `deform_convRANKd`
         As they were given to it.
-    groups, offset_groups, mode, kink, layout : see `deform_conv1d`
+    groups, offset_groups, mode, kink, layout : see `deform_convRANKd`
         As they were given to it.
     needs : iterable of str, optional
         Names among "grad_output" and the arguments whose gradients are computed. Default: all that
         are given.
     out : mapping from names to arrays, optional
         Gradients to be written in these arrays, which are returned; each as `out` of
-        `deform_conv1d`.
+        `deform_convRANKd`.
 
     Returns
     -------
@@ -317,7 +335,7 @@ def deform_conv1d_double_backward(
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `deform_conv1d_backward`, also where `grad_grads` names an absent argument or holds an
+        As `deform_convRANKd_backward`, also where `grad_grads` names an absent argument or holds an
         array unlike it.
 
     Notes
@@ -328,14 +346,15 @@ def deform_conv1d_double_backward(
     Examples
     --------
     >>> import numpy as np, pydeform
-    >>> x, w = np.ones((1, 2, 16)), np.ones((4, 2, 3))
-    >>> gy = np.ones((1, 4, 16))
-    >>> second = pydeform.deform_conv1d_double_backward({"input": x}, gy, x, None, w, padding=1)
-    >>> np.array_equal(second.grad_output, pydeform.deform_conv1d(x, None, w, padding=1))
+    >>> x, w = np.ones((1, 2, *(8,) * RANK)), np.ones((4, 2, *(3,) * RANK))
+    >>> gy = np.ones((1, 4, *(8,) * RANK))
+    >>> t = {"input": x}
+    >>> second = pydeform.deform_convRANKd_double_backward(t, gy, x, None, w, padding=1)
+    >>> np.array_equal(second.grad_output, pydeform.deform_convRANKd(x, None, w, padding=1))
     True
     """
     return _any_rank.deform_conv_double_backward(
-        1,
+        rank,
         grad_grads,
         grad_output,
         (input, offset, weight, bias, mask),
@@ -343,3 +362,17 @@ def deform_conv1d_double_backward(
         needs,
         out,
     )
+
+
+deform_conv1d = of_rank(deform_conv, 1)
+deform_conv2d = of_rank(deform_conv, 2)
+deform_conv3d = of_rank(deform_conv, 3)
+deform_conv1d_backward = of_rank(deform_conv_backward, 1)
+deform_conv2d_backward = of_rank(deform_conv_backward, 2)
+deform_conv3d_backward = of_rank(deform_conv_backward, 3)
+deform_conv1d_jvp = of_rank(deform_conv_jvp, 1)
+deform_conv2d_jvp = of_rank(deform_conv_jvp, 2)
+deform_conv3d_jvp = of_rank(deform_conv_jvp, 3)
+deform_conv1d_double_backward = of_rank(deform_conv_double_backward, 1)
+deform_conv2d_double_backward = of_rank(deform_conv_double_backward, 2)
+deform_conv3d_double_backward = of_rank(deform_conv_double_backward, 3)
