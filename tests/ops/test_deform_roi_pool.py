@@ -181,6 +181,20 @@ def test_regions_in_any_order_are_pooled_alike(backend):
     np.testing.assert_array_equal(pydeform.deform_roi_pool(**arrays, **constants), output[order])
 
 
+def test_regions_together_are_pooled_as_alone(backend):
+    """Whatever numbers of samples those beside them have; equal but for the order of sums."""
+    rng = np.random.default_rng(2)
+    corner = rng.uniform(-2, 6, (20, 2))
+    rois = np.column_stack((np.ones(20), corner, corner + rng.uniform(0.5, 14, (20, 2))))
+    arrays, constants = call(rois=rois, sampling_ratio=0)
+    output = pydeform.deform_roi_pool(**arrays, **constants)
+    for r in range(20):
+        some = {name: arrays[name][r : r + 1] for name in ("offset", "mask")}
+        one = arrays | some, constants | {"rois": rois[r : r + 1]}
+        alone = pydeform.deform_roi_pool(**one[0], **one[1])
+        np.testing.assert_allclose(output[r], alone[0], rtol=0, atol=1e-13)
+
+
 def test_no_regions(backend):
     arrays, constants = call(rois=ROIS[:0])
     output = pydeform.deform_roi_pool(**arrays, **constants)
