@@ -9,6 +9,7 @@ from pydeform._dispatch import use_backend
 from pydeform._info import info
 from pydeform._threads import get_num_threads, num_threads, set_num_threads
 from pydeform._version import __version__
+from pydeform._workspace import get_workspace_limit, set_workspace_limit
 from pydeform.ops import (
     Dcnv3DoubleGrads,
     Dcnv3Grads,
@@ -134,6 +135,7 @@ __all__ = [
     "deform_roi_pool_double_backward",
     "deform_roi_pool_jvp",
     "get_num_threads",
+    "get_workspace_limit",
     "info",
     "local_conv1d",
     "local_conv1d_backward",
@@ -166,6 +168,7 @@ __all__ = [
     "sample_double_backward",
     "sample_jvp",
     "set_num_threads",
+    "set_workspace_limit",
     "splat",
     "splat_backward",
     "splat_double_backward",

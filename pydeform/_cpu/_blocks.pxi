@@ -7,6 +7,7 @@
 
 cdef enum:
     BLOCK_BYTES = 256  # of channels: the width of a product
+    NARROWEST = 64  # where a wider block of a large image and its gradient pass the workspace
     CHUNKS = 8  # blocks times batch chunks that may run side by side
     PIXELS_TO_ADD = 4096  # of one task, where parts of an image add up
 
@@ -51,6 +52,8 @@ cdef void plan_blocks(Back* back, Memory memory) except *:
     cdef int64_t width = BLOCK_BYTES // job.itemsize, channel = 0, b = 0, s = 0, end, first
     cdef int64_t most_blocks, groups  # whole groups side by side
     if job.unit and job.channels <= 2 * width:  # no product to fill: leave work for more threads
+        width = width // 2
+    while width * job.itemsize > NARROWEST and not copies_fit(job, 2 * width):
         width = width // 2
     most_blocks = job.groups * (job.in_group // width + 1)
     groups = most(1, width // job.in_group)
@@ -296,3 +299,41 @@ cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) 
     while first < job.positions:
         add_rows(back, &back.share[begin], end - begin, chunk, image, tap, first, w)
         first += job.tile
+
+
+cdef inline char* part_grad_of(const Back* back, int64_t task) noexcept nogil:
+    return at(back.part_grad, task * back.job.pixels * back.pixel, back.job.itemsize)
+
+
+cdef void add_parts(const Back* back, int64_t task) noexcept nogil:
+    """Add the parts' gradients of some pixels of one block in order, and write them."""
+    cdef const Job* job = &back.job
+    cdef int64_t index = task % back.blocks, pixel = task // back.blocks * PIXELS_TO_ADD, part
+    cdef int64_t count = least(PIXELS_TO_ADD, job.pixels - pixel), start = pixel * back.pixel
+    cdef const Block* block = &back.block[index]
+    cdef char* sum = at(part_grad_of(back, index), start, job.itemsize)
+    cdef pyd_matrix m = across(&back.input, 0, block.channel, pixel)
+    for part in range(1, back.parts):
+        job.k.add(at(part_grad_of(back, part * back.blocks + index), start, job.itemsize), NULL,
+                  count * back.pixel, sum)
+    job.k.store(sum, back.pixel, count, block.channels, NULL, &m)
+
+
+cdef void sum_channel(const Job* job, const Array* y, int64_t channel, void* sums) noexcept nogil:
+    cdef int64_t image
+    cdef pyd_matrix m
+    for image in range(job.batch):
+        m = along(y, image, channel, 0)
+        job.k.row_sums(&m, 1, job.positions, at(sums, channel, job.itemsize))
+
+
+cdef object bias_gradient(const Job* job, const Array* y, grad_bias, Memory memory):
+    cdef char* sums = memory.take((job.out_channels + 64) * job.itemsize, True)
+    cdef Array to = take(grad_bias, job.out_channels, 1, False)
+    cdef pyd_matrix m = across(&to, 0, 0, 0)
+    cdef int64_t channel
+    cdef int threads = threads_for(
+        <double> job.batch * job.positions * job.out_channels, job.out_channels)
+    for channel in prange(job.out_channels, nogil=True, num_threads=threads, schedule="static"):
+        sum_channel(job, y, channel, sums)
+    job.k.store(sums, job.out_channels, 1, job.out_channels, NULL, &m)

@@ -26,6 +26,7 @@ _LEVELS = ("baseline", "avx2", "avx512")
 
 cdef int _level = 0
 cdef int _threads = 1
+cdef int64_t _workspace = 0
 
 
 def _choose_level():
@@ -56,6 +57,16 @@ def _default_threads():
     return max_threads()
 
 
+def _default_workspace():
+    """PYDEFORM_WORKSPACE_MIB in bytes, or 64 MiB."""
+    text = os.environ.get("PYDEFORM_WORKSPACE_MIB", "").strip()
+    if not text:
+        return 64 << 20
+    if not text.isdecimal() or int(text) >= 1 << 42:
+        raise ImportError(f"PYDEFORM_WORKSPACE_MIB={text!r}: expected a number of MiB")
+    return int(text) << 20
+
+
 def max_threads():
     """Processors this process may use; 1 without OpenMP."""
     if hasattr(os, "sched_getaffinity"):
@@ -74,6 +85,17 @@ def get_num_threads():
     return _threads
 
 
+def set_workspace(int64_t size):
+    """Let copies of images take so many bytes, a thread's share and what threads share."""
+    global _workspace
+    _workspace = size
+
+
+def get_workspace():
+    """The number of bytes that copies of images may take."""
+    return _workspace
+
+
 def build_info():
     """What was built and what runs here."""
     return {
@@ -86,6 +108,7 @@ def build_info():
 
 _level = _choose_level()
 _threads = _default_threads()
+_workspace = _default_workspace()
 
 
 cdef int threads_for(double multiplications, int64_t tasks) noexcept:

@@ -186,7 +186,7 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     if job.batch == 0:
         return
     job.out = take(out, job.out_channels, job.positions, job.channels_last)
-    if few_channels(&job):
+    if by_planes(&job, job.channels):
         few_forward(&job, input, weight, load_vector(&job, bias, memory), memory)
         return
     set_steps(&job, job.channels)

@@ -244,24 +244,6 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
         store_grad_weight(back, &back.grad_weight_out, chunk, index, image)
 
 
-cdef inline char* part_grad_of(const Back* back, int64_t task) noexcept nogil:
-    return at(back.part_grad, task * back.job.pixels * back.pixel, back.job.itemsize)
-
-
-cdef void add_parts(const Back* back, int64_t task) noexcept nogil:
-    """Add the parts' gradients of some pixels of one block in order, and write them."""
-    cdef const Job* job = &back.job
-    cdef int64_t index = task % back.blocks, pixel = task // back.blocks * PIXELS_TO_ADD, part
-    cdef int64_t count = least(PIXELS_TO_ADD, job.pixels - pixel), start = pixel * back.pixel
-    cdef const Block* block = &back.block[index]
-    cdef char* sum = at(part_grad_of(back, index), start, job.itemsize)
-    cdef pyd_matrix m = across(&back.input, 0, block.channel, pixel)
-    for part in range(1, back.parts):
-        job.k.add(at(part_grad_of(back, part * back.blocks + index), start, job.itemsize), NULL,
-                  count * back.pixel, sum)
-    job.k.store(sum, back.pixel, count, block.channels, NULL, &m)
-
-
 cdef void finish_weight(const Back* back, int64_t block) noexcept nogil:
     """Add the chunks, or the parts, in order, and write the gradient of the weight."""
     cdef int64_t chunk
@@ -284,7 +266,7 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
             grad_weight[...] = 0
         return
     back.per_sample = weight.ndim == job.rank + 3
-    if few_channels(job) and not back.per_sample and not back.second_order:
+    if by_planes(job, 2 * NARROWEST // job.itemsize) and not (back.per_sample or back.second_order):
         few_backward(back, weight, grad_weight, memory)
         return
     back.weight = take(weight, job.out_channels * job.in_group, job.taps, False)
@@ -293,7 +275,8 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     # Few blocks of a lone image leave threads without work; where its tiles part is fixed.
     back.parts = 1
     if (job.batch == 1 and job.channels * job.itemsize <= 2 * BLOCK_BYTES
-            and not back.per_sample and job.positions >= 2 * MAX_TILE):
+            and not back.per_sample and job.positions >= 2 * MAX_TILE
+            and copies_fit(job, 2 * job.channels)):
         back.parts = 2
     back.direct = job.channels_last and job.input.storage == PYD_NATIVE and back.parts == 1
     plan_blocks(back, memory)
@@ -346,26 +329,6 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     if back.want_weight and not back.per_sample:
         for task in prange(back.blocks, nogil=True, num_threads=threads, schedule="static"):
             finish_weight(back, task)
-
-
-cdef void sum_channel(const Job* job, const Array* y, int64_t channel, void* sums) noexcept nogil:
-    cdef int64_t image
-    cdef pyd_matrix m
-    for image in range(job.batch):
-        m = along(y, image, channel, 0)
-        job.k.row_sums(&m, 1, job.positions, at(sums, channel, job.itemsize))
-
-
-cdef object bias_gradient(const Job* job, const Array* y, grad_bias, Memory memory):
-    cdef char* sums = memory.take((job.out_channels + 64) * job.itemsize, True)
-    cdef Array to = take(grad_bias, job.out_channels, 1, False)
-    cdef pyd_matrix m = across(&to, 0, 0, 0)
-    cdef int64_t channel
-    cdef int threads = threads_for(
-        <double> job.batch * job.positions * job.out_channels, job.out_channels)
-    for channel in prange(job.out_channels, nogil=True, num_threads=threads, schedule="static"):
-        sum_channel(job, y, channel, sums)
-    job.k.store(sums, job.out_channels, 1, job.out_channels, NULL, &m)
 
 
 cdef object open_gradients(Back* back, geometry, grad_output, grads):

@@ -92,8 +92,16 @@ cdef void few_forward_tile(const Job* job, const FewJob* few, Worker* w, int64_t
     job.k.store(w.out, stride, job.out_channels, count, NULL, &m)
 
 
-cdef bint few_channels(const Job* job) noexcept:
-    return job.in_offset_group <= FEW
+cdef bint copies_fit(const Job* job, int64_t channels) noexcept:
+    """Whether so many channels of an image, side by side, stay within the workspace, or need no
+    copy, or have to be copied anyway because arithmetic has another type."""
+    return (job.channels_last or job.input.storage != PYD_NATIVE
+            or job.pixels * channels * job.itemsize <= job.workspace)
+
+
+cdef bint by_planes(const Job* job, int64_t channels) noexcept:
+    """Take this path: channels too few to fill registers, or an image too large to copy."""
+    return job.in_offset_group <= FEW or not copies_fit(job, channels)
 
 
 cdef void few_forward(Job* job, input, weight, const void* bias, Memory memory) except *:
@@ -106,7 +114,7 @@ cdef void few_forward(Job* job, input, weight, const void* bias, Memory memory) 
     set_tile(job, columns + job.out_channels)
     threads = threads_for(job.multiplications, job.tiles * job.batch)
     if job.input.storage != PYD_NATIVE:
-        room = most(1, least(room, IMAGE_BYTES // (job.input.batch * job.itemsize)))
+        room = most(1, least(room, job.workspace // (job.input.batch * job.itemsize)))
     few.x = open_planes(job, &job.input, room, memory)
     if not job.unit:
         few.weight = weight_in_reals(job, weight, memory)

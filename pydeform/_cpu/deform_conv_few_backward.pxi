@@ -198,7 +198,7 @@ cdef object few_backward(Back* whole, weight, grad_weight, Memory memory):
     set_steps(job, back.few.x.pixel)
     back.segments = least(job.tiles, (PARTS + job.batch - 1) // job.batch)
     if back.input.data != NULL and (job.batch * back.segments * job.input.batch * job.itemsize
-                                    > IMAGE_BYTES):
+                                    > job.workspace):
         back.segments = 1
     back.length = (job.batch + PARTS - 1) // PARTS
     back.parts = job.batch * back.segments

@@ -1,0 +1,75 @@
+"""How much memory copies of images may take."""
+
+from __future__ import annotations
+
+from typing import SupportsIndex
+
+from pydeform import _dispatch, _shapes
+
+
+def set_workspace_limit(size: SupportsIndex) -> None:
+    """Set how many bytes copies of images may take in the compiled backend, for the whole process.
+
+    The fastest way to read an image is with its channels side by side, and where they are not, the
+    compiled backend copies: for the output as many images at a time as stay within the limit, for
+    gradients a block of channels of an image, and of its gradient, per thread. An image too large
+    for that is read where it lies, which takes up to three times as long. Results of both ways
+    agree within their bounds, but not in every bit: they belong to the limit.
+
+    At import it is PYDEFORM_WORKSPACE_MIB times 2**20 bytes, or 64 MiB. Beside the copies a thread
+    needs some megabytes for a tile of positions, and packed weights take as much as the weights.
+    Not bounded are 16-bit images, which have to turn into float32, tangents, double backward, and
+    gradients where every sample has its own weight: they hold a copy of an image, or of a block of
+    its channels per thread, whatever its size.
+
+    Parameters
+    ----------
+    size : int
+        Bytes; 0 lets no image in 32 or 64 bit be copied.
+
+    Raises
+    ------
+    TypeError
+        If `size` is not an integer.
+    ValueError
+        If `size` is negative or beyond 2**62.
+
+    See Also
+    --------
+    get_workspace_limit : What it is.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> before = pydeform.get_workspace_limit()
+    >>> pydeform.set_workspace_limit(256 << 20)
+    >>> pydeform.get_workspace_limit()
+    268435456
+    >>> pydeform.set_workspace_limit(before)
+    """
+    count = _shapes.integer("size", size)
+    if not 0 <= count <= 1 << 62:
+        raise ValueError(f"size: expected 0 to 2**62 bytes, got {count}")
+    _dispatch.load("cpu").set_workspace(count)
+
+
+def get_workspace_limit() -> int:
+    """Return how many bytes copies of images may take in the compiled backend.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    See Also
+    --------
+    set_workspace_limit : Change it.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> pydeform.get_workspace_limit() >= 0
+    True
+    """
+    count: int = _dispatch.load("cpu").get_workspace()
+    return count
