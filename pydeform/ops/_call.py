@@ -67,9 +67,9 @@ class Rules:
     def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arrays with gradients that a call has; one that is required stays if None."""
         return {
-            name: values.get(name)
+            name: value
             for name in self.arguments
-            if values.get(name) is not None or name in self.required
+            if (value := values.get(name)) is not None or name in self.required
         }
 
 
@@ -162,9 +162,10 @@ def _prepare(
     rules: Rules, values: Mapping[str, Any], options: Any, extra: Mapping[str, Any]
 ) -> _Call:
     """Check the arguments and options; `extra` arrays are taken in, the caller checks them."""
-    given = rules.given(values) | {
-        name: values[name] for name in rules.constants if values.get(name) is not None
-    }
+    given = rules.given(values)
+    for name in rules.constants:
+        if values.get(name) is not None:
+            given[name] = values[name]
     taken = _arrays.take({**given, **extra}, like=rules.like)
     backend, accepted = _dispatch.backend_for(taken.device)
     plan = rules.plan({name: taken.arrays[name] for name in given}, accepted, options)
