@@ -257,6 +257,6 @@ def plan(
     output = (geometry.batch, *geometry.out_size, geometry.channels)
     return _parts.Plan(
         Wanted(output, input.dtype),
-        lambda backend, _: [Part(lattice, geometry, packed, backend)],
+        lambda backend: [Part(lattice, geometry, packed, backend)],
         dict(zip(_parts.ROLES, names, strict=True)),
     )

@@ -15,9 +15,6 @@ from pydeform.ops import _checks, _parts
 from pydeform.ops._call import Arrays
 from pydeform.ops._outputs import Wanted
 
-# Bytes of output that queries are taken together for.
-_BLOCK = 2**20
-
 NAMES = ("value", "sampling_locations", "attention_weights")
 
 
@@ -30,7 +27,7 @@ class Options(NamedTuple):
 
 
 class Part:
-    """Some queries of one sample of the batch at one level.
+    """One sample of the batch at one level.
 
     Parameters
     ----------
@@ -38,8 +35,6 @@ class Part:
         Which ones.
     start
         Where the level begins in value.
-    queries
-        Which queries.
     heads
         M.
     geometry
@@ -53,12 +48,11 @@ class Part:
         sample: int,
         level: int,
         start: int,
-        queries: slice,
         heads: int,
         geometry: ConvGeometry,
         backend: Any,
     ) -> None:
-        self.sample, self.level, self.start, self.queries = sample, level, start, queries
+        self.sample, self.level, self.start = sample, level, start
         self.heads, self.geometry, self.backend = heads, geometry, backend
 
     def _of(self, role: str, array: NumpyArray) -> NumpyArray:
@@ -67,9 +61,9 @@ class Part:
             height, width = self.geometry.size
             piece: NumpyArray = array[self.sample, self.start : self.start + height * width]
         elif role == "output":
-            piece = array[self.sample, self.queries]
+            piece = array[self.sample]
         else:
-            piece = array[self.sample, self.queries, :, self.level]  # [Lq, M, P, 2]
+            piece = array[self.sample, :, :, self.level]  # [Lq, M, P, 2]
             if role == "factor":
                 piece = piece[..., None]  # [Lq, M, P, 1]
         return piece
@@ -190,23 +184,13 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
     output = (batch, queries, heads * channels)
     _shapes.check_bytes("output", output, value.itemsize)
 
-    def parts(backend: Any, gradients: bool) -> Iterator[Part]:
-        # What levels are added up in stays in the cache; gradients of value are written once.
-        row = heads * channels * max(value.itemsize, 4)
-        many = queries if gradients else max(_BLOCK // row, 1)
-        for sample, first in itertools.product(range(batch), range(0, queries, max(many, 1))):
-            some = slice(first, min(first + many, queries))
-            for level, (start, height, width) in enumerate(levels):
-                geometry = _parts.depthwise(
-                    1,
-                    heads * channels,
-                    heads,
-                    (height, width),
-                    (1, some.stop - some.start),
-                    points,
-                    kink,
-                )
-                yield Part(sample, level, start, some, heads, geometry, backend)
+    def parts(backend: Any) -> Iterator[Part]:
+        for sample, level in itertools.product(range(batch if queries else 0), range(len(levels))):
+            start, *size = levels[level]
+            geometry = _parts.depthwise(
+                1, heads * channels, heads, (size[0], size[1]), (1, queries), points, kink
+            )
+            yield Part(sample, level, start, heads, geometry, backend)
 
     roles = dict(zip(_parts.ROLES, NAMES, strict=True))
     nothing = frozenset() if queries else frozenset({"value"})

@@ -59,14 +59,10 @@ class Part(Protocol):
 
 
 class Plan(NamedTuple):
-    """How a call is computed.
-
-    `parts` makes the parts from the backend and whether gradients are asked for, whose memory parts
-    must not share.
-    """
+    """How a call is computed; `parts` makes the parts from the backend."""
 
     output: Wanted
-    parts: Callable[[Any, bool], Iterable[Part]]
+    parts: Callable[[Any], Iterable[Part]]
     arguments: Mapping[str, str]  # by role
     summed: frozenset[str] = frozenset()  # arguments, or "output", whose results start from 0
 
@@ -241,12 +237,10 @@ class _Step:
             self.part.add(role, values, result)
 
 
-def _steps(
-    backend: Any, plan: Plan, results: Arrays, *outputs: str, gradients: bool = False
-) -> Iterator[_Step]:
+def _steps(backend: Any, plan: Plan, results: Arrays, *outputs: str) -> Iterator[_Step]:
     """Go through the parts; what a step has written is placed when the next one is asked for."""
     memory = _Memory(plan, results, outputs)
-    for part in plan.parts(backend, gradients):
+    for part in plan.parts(backend):
         step = _Step(plan, part, memory)
         yield step
         step.finish()
@@ -280,7 +274,7 @@ def _backward(
     results: dict[str, NumpyArray],
 ) -> None:
     arrays, grad_output = _wide(arrays), _call.working(grad_output)
-    for step in _steps(backend, plan, results, gradients=True):
+    for step in _steps(backend, plan, results):
         backend.local_conv_backward(
             step.part.geometry,
             step.part.linear("output", grad_output),
@@ -315,7 +309,7 @@ def _double_backward(
 ) -> None:
     arrays, grad_grads = _wide(arrays), _wide(grad_grads)
     grad_output = _call.working(grad_output)
-    for step in _steps(backend, plan, results, "grad_output", gradients=True):
+    for step in _steps(backend, plan, results, "grad_output"):
         backend.local_conv_double_backward(
             step.part.geometry,
             step.linears(grad_grads),

@@ -283,7 +283,7 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
         parts.append(Part(images[int(some.image[0])], rows, some, gamma, bins, geometry))
     roles = {"image": "input"}
     roles |= {r: n for r, n in (("position", "offset"), ("factor", "mask")) if n in arrays}
-    return _parts.Plan(Wanted(output, input.dtype), lambda *_: parts, roles, frozenset({"input"}))
+    return _parts.Plan(Wanted(output, input.dtype), lambda _: parts, roles, frozenset({"input"}))
 
 
 def _check_memory(needed: int, taps: int) -> None:

@@ -108,16 +108,6 @@ def test_a_point_at_a_pixel_reads_it(backend, levels):
     np.testing.assert_allclose(output, arrays["value"].reshape(1, -1, 6), rtol=0, atol=1e-14)
 
 
-def test_blocks_of_queries_do_not_show(backend, monkeypatch):
-    arrays, constants = call(LEVELS["four levels"])
-    tangents = {"value": arrays["value"], "attention_weights": arrays["attention_weights"]}
-    whole = pydeform.ms_deform_attn_jvp(**arrays, **constants, tangents=tangents)
-    monkeypatch.setattr("pydeform.ops._levels._BLOCK", 4 * 6 * 8)  # of 4 queries
-    found = pydeform.ms_deform_attn_jvp(**arrays, **constants, tangents=tangents)
-    np.testing.assert_array_equal(found, whole)
-    np.testing.assert_array_equal(pydeform.ms_deform_attn(**arrays, **constants), whole[0])
-
-
 def test_tables_may_be_arrays(backend):
     arrays, constants = call(LEVELS["two levels"])
     expected = pydeform.ms_deform_attn(**arrays, **constants)
