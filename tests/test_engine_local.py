@@ -51,10 +51,16 @@ GEOMETRIES = {
         "offset_groups": 6,
         "mode": "clip_zero",
     },
-    "more taps than a fan": {"size": SMALL, "kernel": (9, 9), "channels": 20},
+    "more taps than a fan": {
+        "size": SMALL,
+        "kernel": (10, 9),
+        "pad": ((5, 4), (4, 4)),
+        "channels": 20,
+    },
     "more taps than a fan, groups": {
         "size": SMALL,
         "kernel": (8, 8),
+        "pad": ((4, 3), (4, 3)),
         "channels": 24,
         "groups": 2,
         "offset_groups": 2,
