@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add("--forward", action="store_true", help="forward only")
     add("--large", action="store_true", help="also the case of 4096x4096 pixels (gigabytes)")
     add("--unlisted", action="store_true", help="also the shapes that nobody tuned for")
+    add("--family", action="store_true",
+        help="attention and DCNv3/v4 instead: benchmarks.family, with its options")  # fmt: skip
     add("--quick", action="store_true", help="three small cases, three rounds: under two minutes")
     add("--pictures", action="store_true",
         help="draw pictures, and measure what they need: time and memory against size and "
@@ -114,6 +116,10 @@ def run(options: argparse.Namespace, report: Report, cases: Sequence[Case], say:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON and what else was asked for."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if "--family" in given:
+        from benchmarks import family
+
+        return family.main([word for word in given if word != "--family"])
     made = parser()
     options = made.parse_args(given)
     if options.load:

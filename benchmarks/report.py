@@ -216,6 +216,23 @@ def as_markdown(report: Report) -> str:
     return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
 
 
+def write_section(words: str, path: Path, begin: str, end: str) -> None:
+    """Put words between two comments of a file.
+
+    Raises
+    ------
+    ValueError
+        If the comments are not there.
+    """
+    text = path.read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    section = f"{begin}\n\n{words}\n\n{end}"
+    changed, count = pattern.subn(lambda _: section, text)
+    if count != 1:
+        raise ValueError(f"{path.name}: expected one pair {begin} ... {end}, got {count}")
+    path.write_text(changed, encoding="utf-8")
+
+
 def write_readme(report: Report, path: Path = README) -> None:
     """Put the report between the two comments of the README.
 
@@ -224,10 +241,4 @@ def write_readme(report: Report, path: Path = README) -> None:
     ValueError
         If the comments are not there.
     """
-    text = path.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    section = f"{BEGIN}\n\n{as_markdown(report)}\n\n{END}"
-    changed, count = pattern.subn(lambda _: section, text)
-    if count != 1:
-        raise ValueError(f"{path.name}: expected one pair {BEGIN} ... {END}, got {count}")
-    path.write_text(changed, encoding="utf-8")
+    write_section(as_markdown(report), path, BEGIN, END)

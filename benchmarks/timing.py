@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.cases import Case
 from benchmarks.peers import PEERS
 from benchmarks.workers import Worker, WorkerError
 
@@ -86,12 +85,14 @@ def release(workers: Iterable[Worker]) -> None:
 
 def hold(
     workers: Mapping[str, Worker],
-    case: Case,
+    case: Any,
     direction: str,
     *,
     rounds: int,
     budget: float,
     step: Callable[[float], None] = lambda _: None,
+    peers: Mapping[str, Any] = PEERS,
+    yardstick: str = YARDSTICK,
 ) -> Contest:
     """Hold one contest.
 
@@ -100,7 +101,7 @@ def hold(
     workers : mapping of str to Worker
         The contestants, all of one number of threads.
     case : Case
-        The problem.
+        The problem, or one of another class that the peers know.
     direction : {"forward", "forward+backward"}
         What is timed.
     rounds : int
@@ -110,13 +111,17 @@ def hold(
         where a single call takes longer.
     step : callable, optional
         Told after each round which part of the contest is done.
+    peers : mapping of str to class, optional
+        Where a contestant's name says what it refuses.
+    yardstick : str, optional
+        The contestant whose time every time is divided by.
     """
     contest = Contest()
     threads = next((w.threads for w in workers.values()), 0)
     problem = {"case": case.to_json(), "direction": direction}
     runners: dict[str, float] = {}  # with the seconds of a call
     for name in workers:
-        if reason := PEERS[name].refuses(case, direction):
+        if reason := peers[name].refuses(case, direction):
             contest.refused[name] = reason
         elif seconds := ask(workers, contest, name, "prepare", **problem):
             runners[name] = seconds
@@ -127,7 +132,7 @@ def hold(
             for name in runners
             if name not in contest.failed
             and (
-                name == YARDSTICK
+                name == yardstick
                 or sum(times[name]) < budget
                 or number < (FEWEST if runners[name] < budget else 1)
             )
@@ -138,7 +143,7 @@ def hold(
                 times[name].append(seconds)
         step((number + 1) / rounds)
     release(workers.values())
-    yardstick = times.get(YARDSTICK, [])
+    divisors = times.get(yardstick, [])
     contest.measurements = [
         Measurement(
             case=case.name,
@@ -146,7 +151,7 @@ def hold(
             threads=threads,
             peer=name,
             seconds=median(times[name]),
-            ratio=median(map(float.__truediv__, times[name], yardstick)) if yardstick else None,
+            ratio=median(map(float.__truediv__, times[name], divisors)) if divisors else None,
             rounds=tuple(times[name]),
         )
         for name in runners

@@ -14,7 +14,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import ceil
@@ -36,15 +36,16 @@ LONGEST_WARMED = 0.5
 class Server:
     """Answers the commands for one peer."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, problems: Any = Case) -> None:
         self.peer = peer
+        self.problems = problems
         self.prepared: Prepared | None = None
         self.seconds = 0.0
 
     def prepare(self, case: dict[str, Any], direction: str) -> dict[str, Any]:
         """Set up one case, check its results and see how long a call takes."""
         self.release()
-        problem = Case.from_json(case)
+        problem = self.problems.from_json(case)
         arrays = problem.arrays(direction)
         prepared = self.peer.prepare(problem, arrays, direction)
         results = prepared.results(prepared.run())
@@ -141,7 +142,14 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def serve(name: str, threads: int, commands: TextIO, answers: TextIO) -> None:
+def serve(
+    name: str,
+    threads: int,
+    commands: TextIO,
+    answers: TextIO,
+    peers: Mapping[str, Any],
+    problems: Any,
+) -> None:
     """Answer commands until there are no more; an exception is an answer, too."""
 
     def answer(function: Callable[[], dict[str, Any]]) -> bool:
@@ -157,7 +165,7 @@ def serve(name: str, threads: int, commands: TextIO, answers: TextIO) -> None:
     server: list[Server] = []
 
     def load() -> dict[str, Any]:
-        server.append(Server(PEERS[name](threads)))
+        server.append(Server(peers[name](threads), problems))
         return {"version": server[0].peer.version()}
 
     if not answer(load):
@@ -168,11 +176,14 @@ def serve(name: str, threads: int, commands: TextIO, answers: TextIO) -> None:
         answer(partial(method, **command))
 
 
-def main() -> None:
-    """Keep standard output for the answers: libraries that print do so on standard error."""
+def main(peers: Mapping[str, Any] = PEERS, problems: Any = Case) -> None:
+    """Serve one of `peers`, on problems of a class with `from_json` and `arrays`.
+
+    Standard output is kept for the answers: libraries that print do so on standard error.
+    """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.argv[1], int(sys.argv[2]), sys.stdin, answers)
+    serve(sys.argv[1], int(sys.argv[2]), sys.stdin, answers, peers, problems)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ class WorkerError(RuntimeError):
 class Worker:
     """The process of one peer for one number of threads."""
 
-    def __init__(self, peer: str, threads: int) -> None:
+    def __init__(self, peer: str, threads: int, module: str = "benchmarks.worker") -> None:
         self.peer = peer
         self.threads = threads
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (`close` does)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", peer, str(threads)],
+            [sys.executable, "-m", module, peer, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -113,9 +113,9 @@ def worker(peer: str, threads: int) -> Iterator[Worker]:
 
 @contextmanager
 def team(
-    peers: Iterable[str], threads: int
+    peers: Iterable[str], threads: int, module: str = "benchmarks.worker"
 ) -> Iterator[tuple[dict[str, Worker], dict[str, str], dict[str, str]]]:
-    """Start a process for each peer.
+    """Start a process of a module for each peer.
 
     Yields
     ------
@@ -123,7 +123,7 @@ def team(
         The processes that came up and their libraries' versions, and why the others did not, each
         by the name of the peer.
     """
-    started = {name: Worker(name, threads) for name in peers}
+    started = {name: Worker(name, threads, module) for name in peers}
     ready: dict[str, Worker] = {}
     versions: dict[str, str] = {}
     failures: dict[str, str] = {}
