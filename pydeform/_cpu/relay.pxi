@@ -38,7 +38,7 @@ cdef void* data_of(array):
 
 
 def relay(source, scale, start, out):
-    """Write out[r, b, k, -1-a] = source[r, b, k, a] * scale[a] + start[k, a]; one axis: no start."""
+    """Write out[r, b, k, -1-a] = source[r, b, k, a] * scale[a] + start[k, a]; 1 axis: no start."""
     cdef Relay t
     cdef int64_t block, blocks
     cdef int threads, i
