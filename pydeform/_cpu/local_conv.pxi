@@ -21,6 +21,15 @@ cdef inline bint in_place(const Job* job, const Array* a) noexcept nogil:
     return job.channels_last and a.storage == PYD_NATIVE
 
 
+cdef bint local_by_planes(const Job* job, int64_t channels) noexcept:
+    """As by_planes; but where channels lie side by side in reals, it gathers them one by one.
+
+    Then they go together, if they fill a register, or if a part of one is loaded at once.
+    """
+    cdef bint whole = job.in_offset_group >= job.k.lanes or job.k.lanes * job.itemsize == 64
+    return by_planes(job, channels) and not (in_place(job, &job.input) and whole)
+
+
 cdef void local_tile(const Job* job, const Images* images, Worker* w, int64_t image,
                      int64_t first) noexcept nogil:
     cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, group, channel
@@ -58,7 +67,7 @@ cdef object run_local(Job* job, input, out, Memory memory):
     if job.batch == 0 or job.positions == 0:
         return
     job.out = take(out, job.channels, job.positions, job.channels_last)
-    if by_planes(job, job.channels):
+    if local_by_planes(job, job.channels):
         few_forward(job, input, None, NULL, memory)
         return
     set_steps(job, job.channels)

@@ -170,7 +170,7 @@ cdef object run_local_backward(Back* back, Memory memory):
         if back.input.data != NULL:
             memset(back.input.data, 0, job.batch * back.input.batch * back.input.itemsize)
         return
-    if (by_planes(job, 2 * NARROWEST // job.itemsize) and not back.second_order
+    if (local_by_planes(job, 2 * NARROWEST // job.itemsize) and not back.second_order
             and job.input.data != NULL):
         few_backward(back, None, None, memory)
         return
