@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 import pydeform
@@ -35,13 +36,25 @@ def expected(problem: Problem, arrays: Arrays, direction: str) -> dict[str, NDAr
     return found
 
 
-def disagreement(got: Results, want: Results) -> str:
+def in_pixels(problem: Problem, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return gradients of normalised locations as those of pixels: one scale for all levels."""
+    if name != "sampling_locations" or array.ndim != 6:
+        return array
+    return array / np.array(problem.levels, array.dtype)[:, None, ::-1]
+
+
+def disagreement(problem: Problem, got: Results, want: Results) -> str:
     """Say how results differ from what is expected; empty where they agree."""
     if lacking := set(want) - set(got):
         return f"no {', '.join(sorted(lacking))}"
     said = (
-        difference(f"gradient of {name}" if name != "output" else name, got[name], a, TOLERANCE)
-        for name, a in want.items()
+        difference(
+            f"gradient of {name}" if name != "output" else name,
+            in_pixels(problem, name, got[name]),
+            in_pixels(problem, name, array),
+            TOLERANCE,
+        )
+        for name, array in want.items()
     )
     return "; ".join(text for text in said if text)
 
@@ -83,7 +96,7 @@ class Contestant(ABC):
 
     def wrong(self, problem: Problem, arrays: Arrays, direction: str, results: Results) -> str:
         """Say how its results differ from pydeform's; empty where they agree."""
-        return disagreement(results, expected(problem, arrays, direction))
+        return disagreement(problem, results, expected(problem, arrays, direction))
 
 
 class Ours(Contestant):
@@ -106,7 +119,7 @@ class Ours(Contestant):
         given = small.arrays(direction)
         with pydeform.use_backend("ref"):
             want = expected(small, given, direction)
-        return disagreement(expected(small, given, direction), want)
+        return disagreement(small, expected(small, given, direction), want)
 
 
 class OnTorch(Contestant):
