@@ -40,7 +40,8 @@ def in_pixels(problem: Problem, name: str, array: NDArray[Any]) -> NDArray[Any]:
     """Return gradients of normalised locations as those of pixels: one scale for all levels."""
     if name != "sampling_locations" or array.ndim != 6:
         return array
-    return array / np.array(problem.levels, array.dtype)[:, None, ::-1]
+    pixels: NDArray[Any] = array / np.array(problem.levels, array.dtype)[:, None, ::-1]
+    return pixels
 
 
 def disagreement(problem: Problem, got: Results, want: Results) -> str:
