@@ -1,4 +1,4 @@
-/* Coordinates to stencils, for a whole register of positions at a time (MATHS: split form).
+/* Coordinates to stencils, for a whole register of positions at a time (integer and fraction apart).
  *
  * Included once per index width: PLAN names the function, ivec is the vector of indices,
  * FROM_REAL / FROM_LONG convert into it, INDEX_TO_REAL back, INDEX_MASK turns a comparison of

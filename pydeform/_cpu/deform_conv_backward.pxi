@@ -93,7 +93,7 @@ cdef void first_order(const Back* back, const Share* share, Worker* w, Desk* des
 cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* desk,
                        const char* x, const char* u, char* grad, int64_t local, int64_t chunk,
                        int64_t image, int64_t tap, int64_t first, int64_t count) noexcept nogil:
-    """The same for the double backward: columns mu s + m T, and MATHS section 2's last lines."""
+    """The same for the double backward: columns mu s + m T, and what they lead to."""
     cdef const Job* job = &back.job
     cdef int corners = job.field.corners, e, d
     cdef int64_t stride = job.stride, channels = share.channels
