@@ -113,7 +113,7 @@ def check_dtypes(
         return
     got = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
     expected = "expected one dtype for all arrays"
-    if of_main in ("float16", "bfloat16"):
+    if wide and of_main in ("float16", "bfloat16"):
         may = f"{' and '.join(wide)} may {'both ' * (len(wide) == 2)}be float32"
         expected += f" ({may} beside {of_main})"
     raise TypeError(f"mixed dtypes: {expected}, got {got}")

@@ -1,30 +1,31 @@
-"""Operations made of array expressions: from one set of rules to four checked public functions.
+"""Operations made of array expressions: from one set of formulas to four checked public functions.
 
 What is written with a backend's kernels lives in files of its own; what takes a few lines of array
-arithmetic is a subclass of `Rules`. Its methods see plain arrays of one dtype with channels first
-and use the array API standard only, so that they run on any array that has it.
+arithmetic is a subclass of `Formulas`. Its methods see plain arrays of one dtype with channels
+first and use the array API standard only, so that they run on any array that has it. The frame of
+the four functions is that of `_call`, which all operations share.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-import numpy as np
-
-from pydeform import _arrays, _dispatch
 from pydeform._arrays import NumpyArray
-from pydeform.ops import _checks
+from pydeform.ops import _call, _checks
 from pydeform.ops._derivative_docs import docstring
+from pydeform.ops._outputs import Wanted
 
 Terms: TypeAlias = dict[str, Any]  # arrays by the names of arguments
 
 _HALF = ("float16", "bfloat16")
 
 
-class Rules:
+class Formulas:
     """The mathematics of one operation on plain arrays.
 
     With J the Jacobian at `arrays`: `backward` is J^T, `jvp` is J, and `second` is the gradient, by
@@ -40,7 +41,7 @@ class Rules:
     half: ClassVar[bool] = False
 
     def plan(self, arrays: Terms, options: Mapping[str, Any]) -> Any:
-        """Check shapes, values and options; return what the rules need beside the arrays."""
+        """Check shapes, values and options; return what the formulas need beside the arrays."""
         raise NotImplementedError
 
     def rank(self, plan: Any) -> int:
@@ -95,117 +96,113 @@ def positions_first(array: Any, rank: int) -> Any:
     return namespace(array).permute_dims(array, lead)
 
 
-class _Call(NamedTuple):
-    """One call after the checks."""
+class _Plan(NamedTuple):
+    """One call after the checks, and the way between its caller's arrays and the formulas'."""
 
-    rules: Rules
-    plan: Any
-    arrays: Terms  # the arguments as the rules see them
-    extra: Terms  # other arrays, as the caller lays them
-    like: NumpyArray
-    shapes: dict[str, tuple[int, ...]]
-    give: Callable[[NumpyArray], Any]
+    formulas: Formulas
+    inner: Any
+    names: tuple[str, ...]  # the arguments that there are
+    output: Wanted
+
+    def turns(self, name: str) -> bool:
+        """Tell whether the caller has the channels of an argument, or of the output, last."""
+        return self.formulas.last(self.inner) and name in self.formulas.positional
 
     def enter(self, name: str, array: NumpyArray) -> NumpyArray:
-        """Return an array as the rules see it; `name` is the argument it belongs to, or output."""
-        array = _arrays.ready(array)  # sums are taken in an order that depends on strides
-        if array.dtype.name in _HALF:
-            array = array.astype(np.float32)
-        if self.rules.last(self.plan) and name in self.rules.positional:
-            array = positions_last(array, self.rules.rank(self.plan))
-        return array
+        """Return an array as the formulas see it."""
+        array = _call.working(array)
+        return positions_last(array, self.formulas.rank(self.inner)) if self.turns(name) else array
 
-    def leave(self, name: str, array: Any) -> Any:
-        """Return a result as the caller's kind, layout and dtype."""
-        if self.rules.last(self.plan) and name in self.rules.positional:
-            array = positions_first(array, self.rules.rank(self.plan))
-        result = np.array(array, dtype=self.like.dtype, order="C", copy=None)
-        if any(
-            np.may_share_memory(result, a) for a in (*self.arrays.values(), *self.extra.values())
-        ):
-            result = result.copy()  # nobody writes to an argument through a result
-        return self.give(result)
+    def arguments(self, arrays: _call.Arrays) -> Terms:
+        """Return the arguments as the formulas see them."""
+        return {name: self.enter(name, arrays[name]) for name in self.names}
 
-    def output_shape(self) -> tuple[int, ...]:
-        """Return the shape of the output as the caller sees it."""
-        shape, rank = self.rules.shape(self.plan), self.rules.rank(self.plan)
-        if self.rules.last(self.plan) and "output" in self.rules.positional:
-            return (shape[0], *shape[len(shape) - rank :], *shape[1 : len(shape) - rank])
-        return shape
-
-    def grad_output(self) -> Any:
-        """Return grad_output, checked, as the rules see it."""
-        array = self.extra["grad_output"]
-        shape = self.output_shape()
-        _checks.check_like("grad_output", array, "the output", shape, self.like.dtype)
-        return self.enter("output", array)
-
-    def directions(self, argument: str) -> Terms:
+    def directions(self, given: _call.Arrays, arguments: Terms) -> Terms:
         """Return what a mapping such as tangents held, zeros where it has no entry."""
-        found = {}
-        for name, array in self.arrays.items():
-            key = f"{argument}[{name!r}]"
-            if key not in self.extra:
-                found[name] = zeros_like(array)
-                continue
-            given = self.extra[key]
-            _checks.check_like(key, given, name, self.shapes[name], self.like.dtype)
-            found[name] = self.enter(name, given)
-        return found
+        return {
+            name: self.enter(name, given[name]) if name in given else zeros_like(array)
+            for name, array in arguments.items()
+        }
+
+    def write(self, name: str, array: Any, to: NumpyArray) -> None:
+        """Put a result where it belongs, in the caller's layout and dtype."""
+        if self.turns(name):
+            array = positions_first(array, self.formulas.rank(self.inner))
+        to[...] = array
 
 
-def _check_dtypes(arrays: Mapping[str, NumpyArray], accepted: tuple[str, ...]) -> None:
-    found = {name: _checks.dtype_name(array.dtype) for name, array in arrays.items()}
-    for name, dtype in found.items():
-        if dtype not in accepted:
-            hint = "" if dtype == "object" else f"; convert it, as in {name}.astype(numpy.float32)"
-            raise TypeError(f"{name}: expected one of {accepted}, got {dtype}{hint}")
-    if len(set(found.values())) > 1:
-        got = ", ".join(f"{name} {dtype}" for name, dtype in found.items())
-        raise TypeError(f"mixed dtypes: expected one dtype for all arrays, got {got}")
+@cache
+def _frame(formulas: Formulas) -> _call.Rules:
+    """Return what `_call` wants to know; the named tuples are those of `derivatives`."""
+
+    def plan(arrays: _call.Arrays, accepted: Sequence[str], options: Mapping[str, Any]) -> _Plan:
+        if not formulas.half:
+            accepted = tuple(dtype for dtype in accepted if dtype not in _HALF)
+        own = dict(arrays)
+        main = formulas.names[0]
+        _checks.check_dtypes(own, accepted, main, wide=())
+        inner = formulas.plan(own, options)
+        shape, rank = formulas.shape(inner), formulas.rank(inner)
+        if formulas.last(inner) and "output" in formulas.positional:
+            shape = (shape[0], *shape[len(shape) - rank :], *shape[1 : len(shape) - rank])
+        return _Plan(formulas, inner, tuple(own), Wanted(shape, own[main].dtype))
+
+    def forward(_: Any, plan: _Plan, arrays: _call.Arrays, results: Terms) -> None:
+        plan.write("output", formulas.forward(plan.inner, plan.arguments(arrays)), results["out"])
+
+    def backward(
+        _: Any, plan: _Plan, grad_output: NumpyArray, arrays: _call.Arrays, results: Terms
+    ) -> None:
+        grad = plan.enter("output", grad_output)
+        found = formulas.backward(plan.inner, grad, plan.arguments(arrays))
+        for name, result in results.items():
+            plan.write(name, found[name], result)
+
+    def jvp(
+        _: Any, plan: _Plan, tangents: _call.Arrays, arrays: _call.Arrays, results: Terms
+    ) -> None:
+        own = plan.arguments(arrays)
+        tangent = formulas.jvp(plan.inner, plan.directions(tangents, own), own)
+        plan.write("output", formulas.forward(plan.inner, own), results["output"])
+        plan.write("output", tangent, results["output_tangent"])
+
+    def double_backward(
+        _: Any,
+        plan: _Plan,
+        grad_grads: _call.Arrays,
+        grad_output: NumpyArray,
+        arrays: _call.Arrays,
+        results: Terms,
+    ) -> None:
+        own = plan.arguments(arrays)
+        directions = plan.directions(grad_grads, own)
+        if "grad_output" in results:
+            tangent = formulas.jvp(plan.inner, directions, own)
+            plan.write("output", tangent, results["grad_output"])
+        if results.keys() - {"grad_output"}:
+            grad = plan.enter("output", grad_output)
+            second = formulas.second(plan.inner, directions, grad, own)
+            for name in results.keys() - {"grad_output"}:
+                plan.write(name, second[name], results[name])
+
+    required = tuple(name for name in formulas.names if name not in formulas.optional)
+    return _call.Rules(
+        arguments=formulas.names,
+        required=required,
+        like=formulas.names[0],
+        plan=plan,
+        forward=forward,
+        backward=backward,
+        jvp=jvp,
+        double_backward=double_backward,
+        grads=tuple,
+        double_grads=tuple,
+    )
 
 
-def _prepare(
-    rules: Rules, values: Mapping[str, Any], options: Mapping[str, Any], extra: Mapping[str, Any]
-) -> _Call:
-    """Check the arguments and options; the caller checks the shapes of `extra` arrays."""
-    given = {
-        name: values[name]
-        for name in rules.names
-        if values[name] is not None or name not in rules.optional
-    }
-    taken = _arrays.take({**given, **extra}, like=rules.names[0])
-    # No backend computes these, but it says which arrays may come.
-    _, accepted = _dispatch.backend_for(taken.device)
-    if not rules.half:
-        accepted = tuple(dtype for dtype in accepted if dtype not in _HALF)
-    own = {name: taken.arrays[name] for name in given}
-    _check_dtypes(own, accepted)
-    plan = rules.plan(own, options)
-    others = {name: array for name, array in taken.arrays.items() if name not in given}
-    like = own[rules.names[0]]
-    shapes = {name: array.shape for name, array in own.items()}
-    call = _Call(rules, plan, {}, others, like, shapes, taken.give)
-    return call._replace(arrays={name: call.enter(name, array) for name, array in own.items()})
-
-
-def _keyed(argument: str, value: object, known: tuple[str, ...]) -> dict[str, Any]:
-    found = _checks.mapping(argument, value, known)
-    return {f"{argument}[{name!r}]": array for name, array in found.items()}
-
-
-def run(rules: Rules, values: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def run(formulas: Formulas, values: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """Return the output of an operation for arguments as its caller wrote them."""
-    call = _prepare(rules, values, options, {})
-    return call.leave("output", rules.forward(call.plan, call.arrays))
-
-
-class _Split(NamedTuple):
-    """The arguments of a call, split into arrays and options."""
-
-    values: dict[str, Any]
-    options: dict[str, Any]
-    present: tuple[str, ...]
+    return _call.forward(_frame(formulas), values, options, None)
 
 
 Derivatives: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
@@ -220,7 +217,7 @@ def _named(function: Callable[..., Any], name: str, fields: tuple[str, ...]) -> 
 
 
 def derivatives(
-    rules: Rules, function: Callable[..., Any], example: tuple[str, str]
+    formulas: Formulas, function: Callable[..., Any], example: tuple[str, str]
 ) -> Derivatives:
     """Return the backward, jvp and double backward functions that belong to a public function.
 
@@ -230,33 +227,26 @@ def derivatives(
     name = function.__name__
     signature = inspect.signature(function)
     camel = "".join(word.capitalize() for word in name.split("_"))
-    grads = _named(function, f"{camel}Grads", rules.names)
-    fields = ("grad_output", *rules.names)
+    grads = _named(function, f"{camel}Grads", formulas.names)
+    fields = ("grad_output", *formulas.names)
     double_grads = _named(function, f"{camel}DoubleGrads", fields)
 
-    def split(*args: Any, **kwargs: Any) -> _Split:
+    frame = replace(_frame(formulas), grads=grads, double_grads=double_grads)
+
+    def split(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the arrays and the options of a call."""
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        values = {n: bound.arguments.pop(n) for n in rules.names}
-        present = tuple(n for n in rules.names if values[n] is not None or n not in rules.optional)
-        return _Split(values, dict(bound.arguments), present)
+        values = {n: bound.arguments.pop(n) for n in formulas.names}
+        return values, dict(bound.arguments)
 
     def backward(
         grad_output: Any, *args: Any, needs: Iterable[str] | None = None, **kwargs: Any
     ) -> Any:
-        values, options, present = split(*args, **kwargs)
-        needed = _checks.names("needs", needs, present)
-        call = _prepare(rules, values, options, {"grad_output": grad_output})
-        found = rules.backward(call.plan, call.grad_output(), call.arrays)
-        return grads(*(call.leave(n, found[n]) if n in needed else None for n in rules.names))
+        return _call.backward(frame, grad_output, *split(*args, **kwargs), needs, None)
 
     def jvp(*args: Any, tangents: Mapping[str, Any], **kwargs: Any) -> tuple[Any, Any]:
-        values, options, present = split(*args, **kwargs)
-        call = _prepare(rules, values, options, _keyed("tangents", tangents, present))
-        directions = call.directions("tangents")
-        output = rules.forward(call.plan, call.arrays)
-        tangent = rules.jvp(call.plan, directions, call.arrays)
-        return call.leave("output", output), call.leave("output", tangent)
+        return _call.jvp(frame, *split(*args, **kwargs), tangents, None)
 
     def double_backward(
         grad_grads: Mapping[str, Any],
@@ -265,20 +255,8 @@ def derivatives(
         needs: Iterable[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        values, options, present = split(*args, **kwargs)
-        needed = _checks.names("needs", needs, ("grad_output", *present))
-        extra = {"grad_output": grad_output, **_keyed("grad_grads", grad_grads, present)}
-        call = _prepare(rules, values, options, extra)
-        grad, directions = call.grad_output(), call.directions("grad_grads")
-        found: Terms = {}
-        if "grad_output" in needed:
-            found["grad_output"] = call.leave(
-                "output", rules.jvp(call.plan, directions, call.arrays)
-            )
-        if set(needed) - {"grad_output"}:
-            second = rules.second(call.plan, directions, grad, call.arrays)
-            found.update({n: call.leave(n, second[n]) for n in needed if n != "grad_output"})
-        return double_grads(*(found.get(n) for n in fields))
+        arguments = split(*args, **kwargs)
+        return _call.double_backward(frame, grad_grads, grad_output, *arguments, needs, None)
 
     by_name = inspect.Parameter.KEYWORD_ONLY
     before = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -288,7 +266,7 @@ def derivatives(
     grad = inspect.Parameter("grad_output", before)
     grad_grads = inspect.Parameter("grad_grads", before)
     for made, suffix, parameters, result in (
-        (backward, "_backward", (grad, *given, needs), rules.names),
+        (backward, "_backward", (grad, *given, needs), formulas.names),
         (jvp, "_jvp", (*given, tangents), ()),
         (double_backward, "_double_backward", (grad_grads, grad, *given, needs), fields),
     ):
@@ -296,5 +274,5 @@ def derivatives(
         made.__module__ = function.__module__
         documented = signature.replace(parameters=parameters, return_annotation=Any)
         setattr(made, "__signature__", documented)  # noqa: B010 - mypy knows no such attribute
-        made.__doc__ = docstring(suffix, function, result, rules.names[0], example)
+        made.__doc__ = docstring(suffix, function, result, formulas.names[0], example)
     return backward, jvp, double_backward

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydeform._arrays import Array
-from pydeform.ops._composed import Rules, Terms, derivatives, namespace, run
+from pydeform.ops._composed import Formulas, Terms, derivatives, namespace, run
 
 A = TypeVar("A", bound=Array)
 
@@ -22,7 +22,7 @@ class _Plan(NamedTuple):
         return len(self.kernel)
 
 
-class _MixKernels(Rules):
+class _MixKernels(Formulas):
     """y[n] = sum_e weights[n, e] experts[e]: sums in the order of experts, or of samples.
 
     Sums are written out one by one, so that their bits depend on no library's threads.

@@ -37,7 +37,7 @@ REFUSED = {
     "integers": (
         lambda: conventions.to_mindspore(OFFSET.astype(int), kernel_size=3),
         TypeError,
-        "offset: expected a floating dtype, got int64",
+        "offset: expected one of | got int64",
     ),
     "mixed conventions": (
         lambda: conventions.to_dcnv3(OFFSET, np.ones((1, 9, 4, 4), np.float32), kernel_size=3),

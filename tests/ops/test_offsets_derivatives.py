@@ -16,7 +16,7 @@ import pytest
 
 import pydeform
 from pydeform import offsets
-from pydeform.ops._composed import Rules, positions_last
+from pydeform.ops._composed import Formulas, positions_last
 
 WIDE = np.finfo(np.longdouble).eps < 2.0**-60
 H, TOLERANCE = (2.0**-13, 1e-13) if WIDE else (2.0**-10, 3e-10)
@@ -139,7 +139,7 @@ def rules_of(function):
     (rules,) = (
         found
         for found in map(vars(module).get, function.__code__.co_names)
-        if isinstance(found, Rules)
+        if isinstance(found, Formulas)
     )
     return rules
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from pydeform import _arrays, _shapes
 from pydeform._arrays import NumpyArray
-from pydeform.ops._checks import check_like
+from pydeform.ops._checks import check_dtypes, check_like
+
+_FLOATING = ("float16", "bfloat16", "float32", "float64", "longdouble")
 
 
 class OffsetMask(NamedTuple):
@@ -26,13 +28,7 @@ def take(values: Mapping[str, Any]) -> tuple[dict[str, NumpyArray], Callable[[Nu
         raise TypeError(
             f"arrays on {taken.device}: expected arrays on the CPU; move them there first"
         )
-    dtypes = {name: array.dtype.name for name, array in taken.arrays.items()}
-    for name, dtype in dtypes.items():
-        if not dtype.startswith(("float", "bfloat16", "longdouble")):
-            raise TypeError(f"{name}: expected a floating dtype, got {dtype}")
-    if len(set(dtypes.values())) > 1:
-        got = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"mixed dtypes: expected one dtype for all arrays, got {got}")
+    check_dtypes(taken.arrays, _FLOATING, next(iter(values)), wide=())
 
     def give(array: NumpyArray) -> Any:
         return taken.give(np.array(array, order="C", copy=True))

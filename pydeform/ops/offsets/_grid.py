@@ -10,7 +10,7 @@ import numpy as np
 
 from pydeform import _shapes
 from pydeform.ops import _checks
-from pydeform.ops._composed import Rules, Terms, namespace
+from pydeform.ops._composed import Formulas, Terms, namespace
 
 
 def kernel_of(value: object) -> tuple[int, ...]:
@@ -95,8 +95,8 @@ def _gather(array: Any, tile: tuple[int, ...], tiles: tuple[int, ...]) -> Any:
     return array
 
 
-class Parametric(Rules):
-    """Rules whose arguments are `size` and `shift`: fields of parameters of a kernel.
+class Parametric(Formulas):
+    """Formulas whose arguments are `size` and `shift`: fields of parameters of a kernel.
 
     Subclasses see them at every position: size [N, G, 1, *O], [N, G, n, *O] or [N, G, n, n, *O]
     and shift [N, G, n, *O]. This class brings them there, and gradients back: sizes may be given by

@@ -11,7 +11,7 @@ import numpy as np
 from pydeform import _shapes
 from pydeform._arrays import Array, NumpyArray
 from pydeform.ops._checks import PerAxis
-from pydeform.ops._composed import Rules, Terms, derivatives, namespace, run
+from pydeform.ops._composed import Formulas, Terms, derivatives, namespace, run
 
 A = TypeVar("A", bound=Array)
 
@@ -27,7 +27,7 @@ class _Plan(NamedTuple):
         return len(self.size)
 
 
-class _AffineLattice(Rules):
+class _AffineLattice(Formulas):
     """p = (S-1)/2 + shift + A (q - (O-1)/2), summed in this order: halves, exact for turns."""
 
     names: ClassVar[tuple[str, ...]] = ("matrix", "shift")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from pydeform import _shapes
 from pydeform._arrays import Array
 from pydeform.ops._checks import Layout, Padding, PerAxis
-from pydeform.ops._composed import Rules, Terms, derivatives, namespace, run
+from pydeform.ops._composed import Formulas, Terms, derivatives, namespace, run
 from pydeform.ops.offsets._grid import is_last, kernel_of, offset_channels
 
 A = TypeVar("A", bound=Array)
@@ -30,7 +30,7 @@ class _Plan(NamedTuple):
         return len(self.kernel)
 
 
-class _SamplingLocations(Rules):
+class _SamplingLocations(Formulas):
     """p = q*stride - pad + tap*dilation + offset."""
 
     names: ClassVar[tuple[str, ...]] = ("offset",)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydeform._arrays import Array
 from pydeform.ops._checks import Layout
-from pydeform.ops._composed import Rules, Terms, derivatives, namespace, run
+from pydeform.ops._composed import Formulas, Terms, derivatives, namespace, run
 from pydeform.ops.offsets._constraint import (
     Ball,
     Box,
@@ -119,7 +119,7 @@ def _ball(plan: _Plan, v: Any) -> _Radial:
     return _Radial(unit, value, ratio, xp.where(inside, one, zero), bend, zero, inside)
 
 
-class _Project(Rules):
+class _Project(Formulas):
     names: ClassVar[tuple[str, ...]] = ("offset",)
     positional: ClassVar[tuple[str, ...]] = ("offset", "output")
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, SupportsIndex, TypeVar
 from pydeform import _shapes
 from pydeform._arrays import Array
 from pydeform.ops._checks import Layout, PerAxis
-from pydeform.ops._composed import Rules, Terms, derivatives, namespace, run
+from pydeform.ops._composed import Formulas, Terms, derivatives, namespace, run
 from pydeform.ops.offsets._grid import is_last, kernel_of, offset_channels
 
 A = TypeVar("A", bound=Array)
@@ -28,7 +28,7 @@ class _SnakePlan(NamedTuple):
         return len(self.kernel)
 
 
-class _CumulativeTaps(Rules):
+class _CumulativeTaps(Formulas):
     """Sums from the centre outwards; linear, and its adjoint sums inwards."""
 
     names: ClassVar[tuple[str, ...]] = ("offset",)
@@ -95,7 +95,7 @@ class _StaticPlan(NamedTuple):
         return len(self.out_size)
 
 
-class _StaticOffsets(Rules):
+class _StaticOffsets(Formulas):
     """The same offsets at every position; the adjoint is their sum."""
 
     names: ClassVar[tuple[str, ...]] = ("offset",)
