@@ -38,15 +38,21 @@ def test_pydeform_agrees_with_its_specification(name: str) -> None:
     assert not Ours(1).wrong(problem, problem.arrays(BOTH), BOTH, {})
 
 
-@pytest.mark.parametrize("contestant", [GridSample, Native], ids=lambda c: c.name)
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("operation", SMALL)
+# Those that a contestant computes; what it refuses, a report says.
+ACCEPTED = [
+    pytest.param(operation, direction, contestant, id=f"{operation}-{direction}-{contestant.name}")
+    for contestant in (GridSample, Native)
+    for direction in DIRECTIONS
+    for operation, problem in SMALL.items()
+    if not contestant.refuses(problem, direction)
+]
+
+
+@pytest.mark.parametrize(("operation", "direction", "contestant"), ACCEPTED)
 def test_contestants_compute_the_operation(operation: str, direction: str, contestant: Any) -> None:
     problem = SMALL[operation]
     for module in contestant.modules:
         pytest.importorskip(module)
-    if contestant.refuses(problem, direction):
-        pytest.skip("refused")
     arrays = problem.arrays(direction)
     prepared = contestant(1).prepare(problem, arrays, direction)
     results = prepared.results(prepared.run())

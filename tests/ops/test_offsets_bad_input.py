@@ -108,7 +108,7 @@ REFUSED = {
     "half": (
         lambda: scale(SIZE.astype(np.float16)),
         TypeError,
-        "size: expected one of ('float32', 'float64'), got float16; convert it first, as in size.astype(",
+        "size: expected one of ('float32', 'float64'), got float16; convert it first, as in size.",
     ),
     "int": (lambda: scale(SIZE.astype(int)), TypeError, "size: expected one of | got int64"),
     "mixed": (
