@@ -1,0 +1,220 @@
+// What a kernel needs and every build has in its own way: integers of fixed width, 16-bit floats,
+// aligned packs, dynamic shared memory, warps, tensor cores. The only file with builds in it:
+// PYD_HOST (the CPU, through host/cuda_on_host.h), HIP, else CUDA.
+#pragma once
+
+#if defined(__CUDACC_RTC__) || defined(__HIPCC_RTC__)
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef unsigned short uint16_t;
+typedef unsigned char uint8_t;
+#elif !defined(PYD_HOST)
+#include <cstdint>
+#endif
+
+#if defined(__HIPCC__) || defined(__HIP__)
+#define PYD_HIP 1
+#endif
+
+// Lanes of a warp, and the mask that names them all.
+#if !defined(PYD_WARP)
+#if defined(PYD_HIP)
+#define PYD_WARP 64
+#else
+#define PYD_WARP 32
+#endif
+#endif
+#if PYD_WARP == 64
+typedef unsigned long long lanes_t;
+#else
+typedef unsigned int lanes_t;
+#endif
+#define PYD_ALL_LANES (~lanes_t(0))
+
+// T* name = the block's dynamic shared memory; all uses in one kernel are the same memory.
+#if defined(PYD_HOST)
+#define PYD_SHARED(T, name) T* const name = reinterpret_cast<T*>(coh::block->shared)
+#else
+#define PYD_SHARED(T, name)                                   \
+  extern __shared__ __align__(16) unsigned char pyd_shared[]; \
+  T* const name = reinterpret_cast<T*>(pyd_shared)
+#endif
+
+// 16-bit floats: stored so, computed as float. To nearest, ties to even; every NaN becomes 0x7fff.
+__device__ __forceinline__ float pyd_half_to_float(uint16_t bits) {
+#if defined(PYD_HOST)
+  return coh::half_to_float(bits);
+#elif defined(PYD_HIP)
+  return float(__builtin_bit_cast(_Float16, bits));
+#else
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+#endif
+}
+__device__ __forceinline__ uint16_t pyd_float_to_half(float value) {
+#if defined(PYD_HOST)
+  return coh::float_to_half(value);
+#elif defined(PYD_HIP)
+  return value != value ? uint16_t(0x7fff) : __builtin_bit_cast(uint16_t, _Float16(value));
+#else
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+#endif
+}
+__device__ __forceinline__ uint16_t pyd_float_to_bf16(float value) {
+#if !defined(PYD_HOST) && !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
+  uint16_t half_bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half_bits) : "f"(value));
+  return half_bits;
+#else
+  const unsigned bits = __float_as_uint(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+  return uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+#endif
+}
+
+struct half_t {
+  uint16_t bits;
+  half_t() = default;
+  __device__ __forceinline__ explicit half_t(float value) : bits(pyd_float_to_half(value)) {}
+  __device__ __forceinline__ operator float() const { return pyd_half_to_float(bits); }
+};
+struct bf16_t {
+  uint16_t bits;
+  bf16_t() = default;
+  __device__ __forceinline__ explicit bf16_t(float value) : bits(pyd_float_to_bf16(value)) {}
+  __device__ __forceinline__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
+
+// N elements that are read and written at once, 16 bytes at most.
+template <class T, int N>
+struct __align__(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
+  T v[N];
+
+  static __device__ __forceinline__ Pack load(const T* from) {
+    check(from);
+    return *reinterpret_cast<const Pack*>(from);
+  }
+  __device__ __forceinline__ void store(T* to) const {
+    check(to);
+    *reinterpret_cast<Pack*>(to) = *this;
+  }
+  static __device__ __forceinline__ void check(const T* address) {
+#if defined(PYD_HOST)
+    if (reinterpret_cast<uintptr_t>(address) % alignof(Pack)) coh::fail("misaligned pack");
+#endif
+    (void)address;
+  }
+};
+
+// Exchange between all lanes of a warp.
+__device__ __forceinline__ int lane_of(int thread) { return thread & (PYD_WARP - 1); }
+template <class T>
+__device__ __forceinline__ T shuffle(T value, int lane) {
+  return __shfl_sync(PYD_ALL_LANES, value, lane);
+}
+template <class T>
+__device__ __forceinline__ T shuffle_xor(T value, int by) {
+  return __shfl_xor_sync(PYD_ALL_LANES, value, by);
+}
+template <class T>
+__device__ __forceinline__ T shuffle_down(T value, int by) {
+  return __shfl_down_sync(PYD_ALL_LANES, value, by);
+}
+// The sum over each run of `width` lanes (a power of two), the same in all of them.
+template <class T>
+__device__ __forceinline__ T lanes_sum(T value, int width = PYD_WARP) {
+#pragma unroll
+  for (int by = PYD_WARP / 2; by > 0; by >>= 1)
+    if (by < width) value += shuffle_xor(value, by);
+  return value;
+}
+
+// Two floats rounded to 16 bits in one register, the first in the low half.
+template <class H>
+__device__ __forceinline__ unsigned pack2(float low, float high) {
+  return unsigned(H(low).bits) | unsigned(H(high).bits) << 16;
+}
+#if !defined(PYD_HOST) && !defined(PYD_HIP)
+template <>
+__device__ __forceinline__ unsigned pack2<half_t>(float low, float high) {
+  unsigned both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+#if __CUDA_ARCH__ >= 800
+template <>
+__device__ __forceinline__ unsigned pack2<bf16_t>(float low, float high) {
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+#endif
+#endif
+
+// A float's nearest TF32 (10 bits of fraction), ties away from zero.
+__device__ __forceinline__ unsigned to_tf32(float value) {
+#if defined(PYD_HOST)
+  const unsigned bits = __float_as_uint(value);
+  return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu;
+#elif !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+#else
+  return __float_as_uint(value);
+#endif
+}
+
+// Tensor cores, by all 32 lanes of a warp: d(16x8) += a(16xK) . b(Kx8), fragments as in the PTX ISA.
+#if defined(PYD_HOST)
+template <void (*PRODUCT)(unsigned char (*)[coh::Exchange::BYTES])>
+void pyd_product(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  const unsigned both[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  auto* lanes = coh::exchange(coh::PRODUCT, PYD_ALL_LANES, both, sizeof both, PRODUCT);
+  float sum[4];
+  memcpy(sum, lanes[coh::lane()], sizeof sum);
+  for (int i = 0; i < 4; ++i) d[i] += sum[i];
+}
+template <class H>
+void mma_16816(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+template <>
+inline void mma_16816<half_t>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  pyd_product<coh::product_f16>(d, a, b);
+}
+template <>
+inline void mma_16816<bf16_t>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  pyd_product<coh::product_bf16>(d, a, b);
+}
+inline void mma_1688_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  pyd_product<coh::product_tf32>(d, a, b);
+}
+#elif !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
+#define PYD_MMA(shape, type)                                                                      \
+  asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 "                    \
+               "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                            \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                   \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+template <class H>
+__device__ __forceinline__ void mma_16816(float (&d)[4], const unsigned (&a)[4],
+                                          const unsigned (&b)[2]);
+template <>
+__device__ __forceinline__ void mma_16816<half_t>(float (&d)[4], const unsigned (&a)[4],
+                                                  const unsigned (&b)[2]) {
+  PYD_MMA("m16n8k16", "f16");
+}
+template <>
+__device__ __forceinline__ void mma_16816<bf16_t>(float (&d)[4], const unsigned (&a)[4],
+                                                  const unsigned (&b)[2]) {
+  PYD_MMA("m16n8k16", "bf16");
+}
+__device__ __forceinline__ void mma_1688_tf32(float (&d)[4], const unsigned (&a)[4],
+                                              const unsigned (&b)[2]) {
+  PYD_MMA("m16n8k8", "tf32");
+}
+#undef PYD_MMA
+#endif

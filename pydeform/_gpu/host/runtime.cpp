@@ -1,0 +1,363 @@
+// The scheduler: see runtime.h. Built once, loaded before the libraries of kernels.
+#include "runtime.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "product.h"
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+#if !(defined(__x86_64__) && defined(__ELF__)) && !defined(COH_UCONTEXT)
+#define COH_UCONTEXT 1
+#endif
+#ifdef COH_UCONTEXT
+#include <ucontext.h>
+#endif
+
+namespace coh {
+
+COH_TLS Block* block = nullptr;
+COH_TLS Fiber* fiber = nullptr;
+
+namespace {
+
+constexpr size_t PAGE = 4096, STACK = 16 * PAGE, PITCH = STACK + PAGE;
+constexpr unsigned char CANARY = 0xC3;
+constexpr size_t CANARIES = 64;
+
+struct Launch {
+  void (*kernel)(void*);
+  void* arguments;
+  dim3 grid, block;
+  size_t shared;
+  unsigned seed;
+  std::atomic<size_t> next{0};
+  std::atomic<bool> failed{false};
+  std::mutex lock;
+  std::string message;
+};
+
+COH_TLS Launch* current = nullptr;
+
+#ifdef COH_UCONTEXT
+COH_TLS ucontext_t* scheduler = nullptr;
+#else
+COH_TLS void* scheduler = nullptr;
+extern "C" void coh_switch(void** save, void* load);
+asm(R"(.text
+.hidden coh_switch
+.globl coh_switch
+.type coh_switch,@function
+coh_switch:
+ pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
+ movq %rsp,(%rdi); movq %rsi,%rsp
+ popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
+ ret
+.size coh_switch,.-coh_switch
+)");
+#endif
+
+void leave() {
+#ifdef COH_UCONTEXT
+  swapcontext(static_cast<ucontext_t*>(fiber->stack_pointer), scheduler);
+#else
+  coh_switch(&fiber->stack_pointer, scheduler);
+#endif
+}
+
+// A fiber lives on from launch to launch: each time round it is one thread of one block.
+void life() {
+  for (;;) {
+    current->kernel(current->arguments);
+    fiber->state = DONE;
+    leave();
+  }
+}
+
+// A fresh stack, whose first switch enters life().
+void prime(Fiber& f) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(f.stack, STACK);
+#endif
+#ifdef COH_UCONTEXT
+  if (!f.stack_pointer) f.stack_pointer = new ucontext_t;
+  auto* context = static_cast<ucontext_t*>(f.stack_pointer);
+  getcontext(context);
+  context->uc_stack.ss_sp = f.stack;
+  context->uc_stack.ss_size = size_t(f.top - f.stack);
+  context->uc_link = nullptr;
+  makecontext(context, life, 0);
+#else
+  void** p = reinterpret_cast<void**>(f.top);
+  *--p = nullptr;  // where life() would return to
+  *--p = reinterpret_cast<void*>(&life);
+  for (int i = 0; i < 6; ++i) *--p = nullptr;
+  f.stack_pointer = p;
+#endif
+  f.state = DONE;
+}
+
+void resume(Fiber& f) {
+  fiber = &f;
+#ifdef COH_UCONTEXT
+  swapcontext(scheduler, static_cast<ucontext_t*>(f.stack_pointer));
+#else
+  coh_switch(&scheduler, f.stack_pointer);
+#endif
+}
+
+// What one OS thread needs to run blocks; kept for the next launch.
+struct Worker {
+  std::vector<Fiber> fibers;
+  std::vector<Exchange> exchanges;
+  std::vector<unsigned> order;
+  unsigned char* shared = nullptr;
+  size_t shared_size = 0;
+
+  void hold(unsigned threads, size_t bytes) {
+    exchanges.resize((threads + 31) / 32 * 32);
+    if (fibers.size() < threads) {
+      // New stacks beside the old ones, a page without access below each.
+      const size_t more = threads - fibers.size();
+      auto* base = static_cast<unsigned char*>(mmap(nullptr, PITCH * more, PROT_READ | PROT_WRITE,
+                                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      if (base == MAP_FAILED) std::abort();
+      for (size_t i = 0; i < more; ++i) {
+        Fiber f{};
+        mprotect(base + PITCH * i, PAGE, PROT_NONE);
+        f.stack = base + PITCH * i + PAGE;
+        // Tops at many offsets in a page, so that the stacks do not share cache sets.
+        f.top = f.stack + STACK - fibers.size() * 576 % PAGE / 64 * 64;
+        prime(f);
+        fibers.push_back(f);
+      }
+    }
+    // To the byte, so that AddressSanitizer sees the first one past it; else canaries do.
+    if (!shared || shared_size != bytes) {
+      std::free(shared);
+      void* p = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+      if (posix_memalign(&p, 128, bytes)) std::abort();
+#else
+      if (posix_memalign(&p, 128, bytes + CANARIES)) std::abort();
+#endif
+      shared = static_cast<unsigned char*>(p);
+      shared_size = bytes;
+    }
+  }
+};
+
+std::mutex idle_lock;
+std::vector<Worker*> idle;
+
+uint32_t next_random(uint32_t& state) {
+  state = state * 1664525u + 1013904223u;
+  return state >> 8;
+}
+
+void set_failed(Launch& launch, const char* message) {
+  std::lock_guard<std::mutex> hold(launch.lock);
+  if (launch.failed.exchange(true)) return;
+  char where[96];
+  std::snprintf(where, sizeof where, " (block %u,%u,%u", block->index.x, block->index.y,
+                block->index.z);
+  launch.message = std::string(message) + where;
+  if (fiber) launch.message += ", thread " + std::to_string(fiber->index);
+  launch.message += ")";
+}
+
+// The barrier opens when every thread of the block stands at it. A thread that has returned never
+// will: CUDA leaves that undefined, some GPUs wait forever.
+void open_barrier(Launch& launch, Block& b) {
+  if (b.live != b.threads) {
+    fiber = nullptr;
+    set_failed(launch, "divergent barrier: some threads of the block have returned");
+    return;
+  }
+  b.result[b.parity] = b.votes;
+  b.parity ^= 1;
+  b.votes = 0;
+  b.waiting = 0;
+  for (unsigned i = 0; i < b.threads; ++i)
+    if (b.fibers[i].state == AT_BARRIER) b.fibers[i].state = READY;
+}
+
+void run_block(Launch& launch, Block& b, std::vector<unsigned>& order, uint32_t random) {
+  const unsigned n = b.threads;
+  b.live = n;
+  b.waiting = 0;
+  b.votes = 0;
+  b.parity = 0;
+  for (unsigned i = 0; i < (n + 31) / 32 * 32; ++i) b.exchanges[i].arrived = 0;
+  for (unsigned i = 0; i < n; ++i) b.fibers[i].state = READY;
+  while (b.live) {
+    if (launch.seed > 1)
+      for (unsigned i = n - 1; i > 0; --i) std::swap(order[i], order[next_random(random) % (i + 1)]);
+    bool moved = false;
+    for (unsigned k = 0; k < n; ++k) {
+      Fiber& f = b.fibers[order[k]];
+      if (f.state != READY) continue;
+      moved = true;
+      resume(f);
+      if (f.state == DONE) --b.live;
+      if (launch.failed.load(std::memory_order_relaxed)) return;
+    }
+    if (b.waiting && b.waiting == b.live) {
+      open_barrier(launch, b);
+    } else if (!moved) {
+      bool warp = false;
+      for (unsigned i = 0; i < n; ++i) warp |= b.fibers[i].state == AT_WARP;
+      fiber = nullptr;
+      set_failed(launch, warp ? "warp deadlock: a lane named in a mask never arrives"
+                              : "barrier deadlock: some threads of the block never arrive");
+    }
+    if (launch.failed.load(std::memory_order_relaxed)) return;
+  }
+}
+
+void work(Launch& launch) {
+  Worker* worker = nullptr;
+  {
+    std::lock_guard<std::mutex> hold(idle_lock);
+    if (!idle.empty()) {
+      worker = idle.back();
+      idle.pop_back();
+    }
+  }
+  if (!worker) worker = new Worker;
+  const dim3 grid = launch.grid, size = launch.block;
+  Block b{};
+  b.grid = grid;
+  b.block = size;
+  b.threads = size.x * size.y * size.z;
+  worker->hold(b.threads, launch.shared);
+  b.fibers = worker->fibers.data();
+  b.exchanges = worker->exchanges.data();
+  b.shared = worker->shared;
+  auto& order = worker->order;
+  order.resize(b.threads);
+  for (unsigned i = 0; i < b.threads; ++i) {
+    order[i] = launch.seed == 1 ? b.threads - 1 - i : i;
+    b.fibers[i].index = i;
+    b.fibers[i].thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
+  }
+  const size_t blocks = size_t(grid.x) * grid.y * grid.z;
+#ifdef COH_UCONTEXT
+  ucontext_t here;
+  ucontext_t* const outer = scheduler;
+  scheduler = &here;
+#endif
+  block = &b;
+  current = &launch;
+  for (size_t i; (i = launch.next++) < blocks && !launch.failed;) {
+    uint32_t random = launch.seed * 2654435761u + uint32_t(i);
+    if (launch.seed) i = blocks - 1 - i;
+    b.index = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y),
+               unsigned(i / (size_t(grid.x) * grid.y))};
+    // Not a number in any type of float, and another pattern in another schedule: what reads
+    // shared memory that nobody wrote does not go unseen.
+    std::memset(b.shared, launch.seed ? 0xA5 : 0xFF, launch.shared);
+#if !defined(__SANITIZE_ADDRESS__)
+    std::memset(b.shared + launch.shared, CANARY, CANARIES);
+#endif
+    fiber = nullptr;
+    run_block(launch, b, order, random);
+#if !defined(__SANITIZE_ADDRESS__)
+    fiber = nullptr;
+    for (size_t c = 0; c < CANARIES && !launch.failed; ++c)
+      if (b.shared[launch.shared + c] != CANARY)
+        set_failed(launch, "write past the end of shared memory");
+#endif
+  }
+  if (launch.failed)  // stacks that end in the middle of a kernel
+    for (unsigned i = 0; i < b.threads; ++i)
+      if (b.fibers[i].state != DONE) prime(b.fibers[i]);
+  block = nullptr;
+  fiber = nullptr;
+  current = nullptr;
+#ifdef COH_UCONTEXT
+  scheduler = outer;
+#endif
+  std::lock_guard<std::mutex> hold(idle_lock);
+  idle.push_back(worker);
+}
+
+}  // namespace
+
+void fail(const char* message) {
+  set_failed(*current, message);
+  fiber->state = AT_WARP;  // not done: its stack is made anew
+  leave();
+  std::abort();
+}
+
+int barrier(int site, int vote) {
+  Block* b = block;
+  if (b->waiting && b->site != site) fail("divergent barrier: threads wait at two of them");
+  b->site = site;
+  ++b->waiting;
+  b->votes += vote ? 1 : 0;
+  const unsigned parity = b->parity;
+  fiber->state = AT_BARRIER;
+  leave();
+  return b->result[parity];
+}
+
+unsigned char (*exchange(int operation, uint32_t mask, const void* value, unsigned bytes,
+                         Combine combine))[Exchange::BYTES] {
+  const unsigned lane = fiber->index & 31, first = fiber->index - lane;
+  if (!(mask >> lane & 1)) fail("a lane is not in the mask that it names");
+  Exchange& e = block->exchanges[first + unsigned(__builtin_ctz(mask))];
+  if (e.arrived && e.mask != mask) fail("lanes of a warp name different masks");
+  if (e.arrived && e.operation != operation) fail("lanes of a warp are at different operations");
+  auto* put = e.lane[e.parity];
+  std::memcpy(put[lane], value, bytes);
+  e.mask = mask;
+  e.operation = operation;
+  e.arrived |= 1u << lane;
+  if (e.arrived != mask) {
+    fiber->state = AT_WARP;
+    leave();
+    return put;
+  }
+  if (combine) combine(put);
+  e.arrived = 0;
+  e.parity ^= 1;
+  for (uint32_t rest = mask & ~(1u << lane); rest; rest &= rest - 1)
+    block->fibers[first + unsigned(__builtin_ctz(rest))].state = READY;
+  return put;
+}
+
+}  // namespace coh
+
+// Runs a kernel; 0, or 1 with the error in `message`.
+extern "C" int coh_launch(void (*kernel)(void*), void* arguments, const unsigned* shape,
+                          size_t shared, unsigned threads, unsigned seed, char* message,
+                          size_t length) {
+  using namespace coh;
+  Launch launch;
+  launch.kernel = kernel;
+  launch.arguments = arguments;
+  launch.grid = {shape[0], shape[1], shape[2]};
+  launch.block = {shape[3], shape[4], shape[5]};
+  launch.shared = shared;
+  launch.seed = seed;
+  const size_t blocks = size_t(shape[0]) * shape[1] * shape[2];
+  std::vector<std::thread> others;
+  for (size_t i = 1; i < std::min<size_t>(threads, blocks); ++i)
+    others.emplace_back([&launch] { work(launch); });
+  work(launch);
+  for (auto& other : others) other.join();
+  if (launch.failed) std::snprintf(message, length, "%s", launch.message.c_str());
+  return launch.failed ? 1 : 0;
+}
