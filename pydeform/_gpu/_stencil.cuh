@@ -179,8 +179,11 @@ template <class A, class I, int R, bool WIDE>
 __device__ __forceinline__ A terms_weight(const Terms& terms, const Sample<A, I, R>& sample, const A (&factor)[4], int b) {
     A weight = 0;
 #pragma unroll
-    for (int t = 0; t < 4; ++t)
-        if (t < terms.count) weight += factor[t] * corner_weight<A, I, R, WIDE>(sample, int(terms.alpha[t]), b);
+    for (int t = 0; t < 4; ++t) {
+        if (t >= terms.count) continue;
+        const A corner = corner_weight<A, I, R, WIDE>(sample, int(terms.alpha[t]), b);
+        if (corner != 0) weight += factor[t] * corner;  // whatever the factor, what is not read is 0
+    }
     return weight;
 }
 
