@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydeform import _cuda
 
 NumpyArray: TypeAlias = NDArray[Any]  # or CuPy's array, which does the same: see `namespace`
+is_torch = _cuda.is_torch
 
 
 class Array(Protocol):
@@ -61,13 +62,6 @@ def describe(value: object) -> str:
     """Return the name of the type of `value`, with its module unless that is builtins."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def is_torch(value: object) -> bool:
-    """Tell whether `value` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    tensor = getattr(torch, "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
 
 
 def device_of(name: str, value: Any) -> str:

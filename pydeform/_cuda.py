@@ -52,12 +52,14 @@ def cupy() -> Any:
     return found
 
 
-def _is_cupy(value: object) -> bool:
+def is_cupy(value: object) -> bool:
+    """Tell whether `value` is an array of CuPy, without importing CuPy."""
     array = getattr(sys.modules.get("cupy"), "ndarray", None)
     return array is not None and isinstance(value, array)
 
 
-def _is_torch(value: object) -> bool:
+def is_torch(value: object) -> bool:
+    """Tell whether `value` is a torch tensor, without importing torch."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
 
@@ -104,7 +106,7 @@ def place(value: Any) -> AbstractContextManager[Any] | None:
         xp = cupy()
     except (ImportError, RuntimeError):
         return None
-    if _is_torch(value):
+    if is_torch(value):
         return _on_torch_stream(value.device)
     device: AbstractContextManager[Any] = xp.cuda.Device(number)
     return device
@@ -112,9 +114,9 @@ def place(value: Any) -> AbstractContextManager[Any] | None:
 
 def _number(value: Any) -> int | None:
     """Return the number of the CUDA device that an array lies on."""
-    if _is_torch(value):
+    if is_torch(value):
         return value.device.index if value.is_cuda else None
-    if _is_cupy(value):
+    if is_cupy(value):
         return int(value.device.id)
     if hasattr(value, "__dlpack_device__"):
         kind, number = value.__dlpack_device__()
@@ -127,12 +129,12 @@ def _number(value: Any) -> int | None:
 
 def as_cupy(value: Any, bfloat16: Callable[[], np.dtype[Any]]) -> Any:
     """Return a CuPy array on the memory of a CUDA array; `bfloat16` makes NumPy's dtype of it."""
-    if _is_cupy(value):
+    if is_cupy(value):
         return value
     xp = cupy()
     if str(getattr(value, "dtype", "")).rpartition(".")[2] == "bfloat16":
         # CuPy computes with bfloat16, but its DLPack does not know it: pass the bits.
-        bits = sys.modules["torch"].int16 if _is_torch(value) else np.int16
+        bits = sys.modules["torch"].int16 if is_torch(value) else np.int16
         return xp.from_dlpack(value.view(bits)).view(bfloat16())
     if hasattr(value, "__dlpack__"):
         return xp.from_dlpack(value)
@@ -141,10 +143,10 @@ def as_cupy(value: Any, bfloat16: Callable[[], np.dtype[Any]]) -> Any:
 
 def giver(value: Any) -> Callable[[Any], Any]:
     """Return the function that makes a fresh CuPy array one of the kind of `value`."""
-    if _is_torch(value):
+    if is_torch(value):
         torch = sys.modules["torch"]
         return _through(torch.from_dlpack, torch.bfloat16)
-    if not _is_cupy(value) and hasattr(value, "__array_namespace__"):
+    if not is_cupy(value) and hasattr(value, "__array_namespace__"):
         namespace = value.__array_namespace__()
         return _through(namespace.from_dlpack, getattr(namespace, "bfloat16", "bfloat16"))
     return lambda array: array
@@ -161,7 +163,7 @@ def _through(from_dlpack: Callable[[Any], Any], bfloat16: Any) -> Callable[[Any]
 
 def is_writable(value: Any) -> bool:
     """Tell whether a CUDA array may be written; what cannot say so may not."""
-    if _is_cupy(value) or _is_torch(value):
+    if is_cupy(value) or is_torch(value):
         return True
     interface = getattr(value, "__cuda_array_interface__", None)
     return interface is not None and not interface["data"][1]

@@ -13,7 +13,6 @@ import sys
 import types
 from unittest import mock
 
-import ml_dtypes
 import numpy as np
 
 from pydeform import _cuda, _ref
@@ -352,4 +351,22 @@ def to_device(value, device=0):
     return ndarray(value.copy(), device) if isinstance(value, np.ndarray) else value
 
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+def conv(device=0, dtype=np.float32):
+    """Arguments of `deform_conv2d`, here and on a device."""
+    rng = np.random.default_rng(0)
+    shapes = {"input": (2, 4, 5, 6), "offset": (2, 18, 5, 6), "weight": (3, 4, 3, 3)}
+    host = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    return host, {name: to_device(array, device) for name, array in host.items()}
+
+
+class Exporter:
+    """An array of a library that nobody has heard of, on a device: DLPack and nothing else."""
+
+    def __init__(self, memory, device=0, kind=2):
+        self.memory, self._where = memory, (kind, device)
+
+    def __dlpack_device__(self):
+        return self._where
+
+    def __dlpack__(self, **kwargs):
+        return None  # `from_dlpack` above reads `memory`
