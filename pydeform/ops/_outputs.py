@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -97,11 +97,12 @@ def prepare(
     out: Mapping[str, Any],
     inputs: Mapping[str, NumpyArray],
     copies: Mapping[str, NumpyArray],
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], NumpyArray] = np.empty,
 ) -> dict[str, NumpyArray]:
     """Return an array for every result in `wanted`: that in `out`, or a new one, unset.
 
     `out` has names of results, written as the caller knows them in messages. `copies` are the
-    inputs that will have to be copied too; their bytes count.
+    inputs that will have to be copied too; their bytes count. `empty` makes new arrays.
     """
     given: dict[str, NumpyArray] = {}
     for name, value in out.items():
@@ -111,7 +112,7 @@ def prepare(
     results = {}
     for name, want in wanted.items():
         try:
-            results[name] = given[name] if name in given else np.empty(want.shape, want.dtype)
+            results[name] = given[name] if name in given else empty(want.shape, want.dtype)
         except MemoryError as error:
             raise MemoryError(f"{name}: no memory for shape {want.shape}: {error}") from error
     return results
