@@ -171,6 +171,7 @@ def deform_conv_backward(
     weight: Array,
     mask: Maybe,
     grads: Sequence[Maybe],
+    deterministic: bool,
 ) -> None:
     """Write the gradients of <grad_output, output> to the arrays that are not None in `grads`."""
     layer = Layer(geometry, input, offset, weight, mask)
@@ -196,7 +197,7 @@ def deform_conv_backward(
         if outputs:
             sampling.dots(A, layer.x, outputs, first, layer.m)
         if xbar is not None:
-            sampling.splat(A, [(0, layer.m)], xbar, first)
+            sampling.splat(A, [(0, layer.m)], xbar, first, deterministic)
     if to_b is not None:
         to_b[...] = ybar.sum(axis=0)
     _finish(layer, (to_x, xbar), (to_w, wbar), (to_p, pbar), (to_m, mbar))

@@ -110,7 +110,8 @@ class _Call(NamedTuple):
     def prepared(self, wanted: Mapping[str, Wanted], out: Mapping[str, Any]) -> _Buffers:
         """Return what a rule computes with: contiguous arrays and memory for the results."""
         strided = {name: a for name, a in self.arrays.items() if not _arrays.is_ready(a)}
-        results = _outputs.prepare(wanted, out, self.arrays, strided)
+        empty = getattr(self.backend, "empty", None)  # a backend may keep memory of its own
+        results = _outputs.prepare(wanted, out, self.arrays, strided, empty)
         arrays = {name: _arrays.ready(a) for name, a in self.arrays.items()}
         return _Buffers(arrays, results, out, self.give)
 

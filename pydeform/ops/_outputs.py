@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -106,11 +106,13 @@ def prepare(
     out: Mapping[str, Any],
     inputs: Mapping[str, NumpyArray],
     copies: Mapping[str, NumpyArray],
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], NumpyArray] | None = None,
 ) -> dict[str, NumpyArray]:
     """Return an array for every result in `wanted`: that in `out`, or a new one, unset.
 
     `out` has names of results, written as the caller knows them in messages. `copies` are the
-    inputs that will have to be copied too; their bytes count.
+    inputs that will have to be copied too; their bytes count. `empty` makes new arrays
+    where a backend has its own way to.
     """
     xp = namespace(main := next(iter(inputs.values())))
     given: dict[str, NumpyArray] = {}
@@ -120,10 +122,11 @@ def prepare(
     if xp is np:  # a device has no more than it has, and says so itself
         new = {name: want for name, want in wanted.items() if name not in given}
         _check_memory(new, copies)
+    make = xp.empty if empty is None else empty
     results = {}
     for name, want in wanted.items():
         try:
-            results[name] = given[name] if name in given else xp.empty(want.shape, want.dtype)
+            results[name] = given[name] if name in given else make(want.shape, want.dtype)
         except MemoryError as error:
             raise MemoryError(f"{name}: no memory for shape {want.shape}: {error}") from error
     return results
