@@ -54,8 +54,8 @@ enum Operation { SYNC, SHUFFLE, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR, BALLOT, P
 template <class T>
 T shuffle(Operation operation, unsigned mask, T value, unsigned source) {
   static_assert(sizeof(T) <= Exchange::BYTES, "too much for one shuffle");
-  if (!(mask >> source & 1)) fail("a shuffle reads a lane that is not in its mask");
   auto* lanes = exchange(operation, mask, &value, sizeof(T), nullptr);
+  if (!(mask >> source & 1)) fail("a shuffle reads a lane that is not in its mask");
   std::memcpy(&value, lanes[source], sizeof(T));
   return value;
 }

@@ -1,28 +1,19 @@
 // The scheduler: see runtime.h. Built once, loaded before the libraries of kernels.
 #include "runtime.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "product.h"
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
-#if !(defined(__x86_64__) && defined(__ELF__)) && !defined(COH_UCONTEXT)
-#define COH_UCONTEXT 1
-#endif
-#ifdef COH_UCONTEXT
-#include <ucontext.h>
-#endif
+#include "stacks.h"
 
 namespace coh {
 
@@ -31,7 +22,6 @@ COH_TLS Fiber* fiber = nullptr;
 
 namespace {
 
-constexpr size_t PAGE = 4096, STACK = 16 * PAGE, PITCH = STACK + PAGE;
 constexpr unsigned char CANARY = 0xC3;
 constexpr size_t CANARIES = 64;
 
@@ -49,71 +39,17 @@ struct Launch {
 
 COH_TLS Launch* current = nullptr;
 
-#ifdef COH_UCONTEXT
-COH_TLS ucontext_t* scheduler = nullptr;
-#else
-COH_TLS void* scheduler = nullptr;
-extern "C" void coh_switch(void** save, void* load);
-asm(R"(.text
-.hidden coh_switch
-.globl coh_switch
-.type coh_switch,@function
-coh_switch:
- pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
- movq %rsp,(%rdi); movq %rsi,%rsp
- popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
- ret
-.size coh_switch,.-coh_switch
-)");
-#endif
-
-void leave() {
-#ifdef COH_UCONTEXT
-  swapcontext(static_cast<ucontext_t*>(fiber->stack_pointer), scheduler);
-#else
-  coh_switch(&fiber->stack_pointer, scheduler);
-#endif
+// A stack lives on from launch to launch: each time round it is one thread of one block, and not
+// always on the OS thread of before. So no address of an OS thread's variable may stay in life().
+__attribute__((noinline)) void run_thread() {
+  current->kernel(current->arguments);
+  fiber->state = DONE;
 }
-
-// A fiber lives on from launch to launch: each time round it is one thread of one block.
 void life() {
   for (;;) {
-    current->kernel(current->arguments);
-    fiber->state = DONE;
+    run_thread();
     leave();
   }
-}
-
-// A fresh stack, whose first switch enters life().
-void prime(Fiber& f) {
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(f.stack, STACK);
-#endif
-#ifdef COH_UCONTEXT
-  if (!f.stack_pointer) f.stack_pointer = new ucontext_t;
-  auto* context = static_cast<ucontext_t*>(f.stack_pointer);
-  getcontext(context);
-  context->uc_stack.ss_sp = f.stack;
-  context->uc_stack.ss_size = size_t(f.top - f.stack);
-  context->uc_link = nullptr;
-  makecontext(context, life, 0);
-#else
-  void** p = reinterpret_cast<void**>(f.top);
-  *--p = nullptr;  // where life() would return to
-  *--p = reinterpret_cast<void*>(&life);
-  for (int i = 0; i < 6; ++i) *--p = nullptr;
-  f.stack_pointer = p;
-#endif
-  f.state = DONE;
-}
-
-void resume(Fiber& f) {
-  fiber = &f;
-#ifdef COH_UCONTEXT
-  swapcontext(scheduler, static_cast<ucontext_t*>(f.stack_pointer));
-#else
-  coh_switch(&scheduler, f.stack_pointer);
-#endif
 }
 
 // What one OS thread needs to run blocks; kept for the next launch.
@@ -121,26 +57,14 @@ struct Worker {
   std::vector<Fiber> fibers;
   std::vector<Exchange> exchanges;
   std::vector<unsigned> order;
+  Stacks stacks;
   unsigned char* shared = nullptr;
   size_t shared_size = 0;
 
   void hold(unsigned threads, size_t bytes) {
-    exchanges.resize((threads + 31) / 32 * 32);
     if (fibers.size() < threads) {
-      // New stacks beside the old ones, a page without access below each.
-      const size_t more = threads - fibers.size();
-      auto* base = static_cast<unsigned char*>(mmap(nullptr, PITCH * more, PROT_READ | PROT_WRITE,
-                                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-      if (base == MAP_FAILED) std::abort();
-      for (size_t i = 0; i < more; ++i) {
-        Fiber f{};
-        mprotect(base + PITCH * i, PAGE, PROT_NONE);
-        f.stack = base + PITCH * i + PAGE;
-        // Tops at many offsets in a page, so that the stacks do not share cache sets.
-        f.top = f.stack + STACK - fibers.size() * 576 % PAGE / 64 * 64;
-        prime(f);
-        fibers.push_back(f);
-      }
+      fibers.resize(threads);
+      exchanges.resize((threads + 31) / 32 * 32);
     }
     // To the byte, so that AddressSanitizer sees the first one past it; else canaries do.
     if (!shared || shared_size != bytes) {
@@ -192,13 +116,13 @@ void open_barrier(Launch& launch, Block& b) {
     if (b.fibers[i].state == AT_BARRIER) b.fibers[i].state = READY;
 }
 
-void run_block(Launch& launch, Block& b, std::vector<unsigned>& order, uint32_t random) {
+void run_block(Launch& launch, Block& b, Worker& worker, uint32_t random) {
   const unsigned n = b.threads;
+  auto& order = worker.order;
   b.live = n;
   b.waiting = 0;
   b.votes = 0;
   b.parity = 0;
-  for (unsigned i = 0; i < (n + 31) / 32 * 32; ++i) b.exchanges[i].arrived = 0;
   for (unsigned i = 0; i < n; ++i) b.fibers[i].state = READY;
   while (b.live) {
     if (launch.seed > 1)
@@ -208,8 +132,12 @@ void run_block(Launch& launch, Block& b, std::vector<unsigned>& order, uint32_t 
       Fiber& f = b.fibers[order[k]];
       if (f.state != READY) continue;
       moved = true;
+      if (!f.stack) f.stack = worker.stacks.take();
       resume(f);
-      if (f.state == DONE) --b.live;
+      if (f.state == DONE) {
+        worker.stacks.give(f);
+        --b.live;
+      }
       if (launch.failed.load(std::memory_order_relaxed)) return;
     }
     if (b.waiting && b.waiting == b.live) {
@@ -252,6 +180,8 @@ void work(Launch& launch) {
     b.fibers[i].thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
   }
   const size_t blocks = size_t(grid.x) * grid.y * grid.z;
+  size_t stride = blocks / 2 + launch.seed % (blocks / 2 + 1);
+  while (std::gcd(stride, blocks) != 1) ++stride;
 #ifdef COH_UCONTEXT
   ucontext_t here;
   ucontext_t* const outer = scheduler;
@@ -261,17 +191,18 @@ void work(Launch& launch) {
   current = &launch;
   for (size_t i; (i = launch.next++) < blocks && !launch.failed;) {
     uint32_t random = launch.seed * 2654435761u + uint32_t(i);
-    if (launch.seed) i = blocks - 1 - i;
+    if (launch.seed == 1) i = blocks - 1 - i;
+    if (launch.seed > 1) i = (i * stride + launch.seed) % blocks;
     b.index = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y),
                unsigned(i / (size_t(grid.x) * grid.y))};
-    // Not a number in any type of float, and another pattern in another schedule: what reads
-    // shared memory that nobody wrote does not go unseen.
-    std::memset(b.shared, launch.seed ? 0xA5 : 0xFF, launch.shared);
+    // Not a number in any type of float, and large numbers in other schedules: what reads shared
+    // memory that nobody wrote does not go unseen.
+    std::memset(b.shared, launch.seed ? int(0x41 + launch.seed % 0x3D) : 0xFF, launch.shared);
 #if !defined(__SANITIZE_ADDRESS__)
     std::memset(b.shared + launch.shared, CANARY, CANARIES);
 #endif
     fiber = nullptr;
-    run_block(launch, b, order, random);
+    run_block(launch, b, *worker, random);
 #if !defined(__SANITIZE_ADDRESS__)
     fiber = nullptr;
     for (size_t c = 0; c < CANARIES && !launch.failed; ++c)
@@ -279,9 +210,13 @@ void work(Launch& launch) {
         set_failed(launch, "write past the end of shared memory");
 #endif
   }
-  if (launch.failed)  // stacks that end in the middle of a kernel
-    for (unsigned i = 0; i < b.threads; ++i)
-      if (b.fibers[i].state != DONE) prime(b.fibers[i]);
+  if (launch.failed)  // stacks that end in the middle of a kernel, exchanges that never took place
+    for (unsigned i = 0; i < b.threads; ++i) {
+      b.exchanges[i].arrived = 0;
+      if (!b.fibers[i].stack) continue;
+      prime(*b.fibers[i].stack);
+      worker->stacks.give(b.fibers[i]);
+    }
   block = nullptr;
   fiber = nullptr;
   current = nullptr;

@@ -26,9 +26,10 @@ struct Exchange {
   alignas(16) unsigned char lane[2][32][BYTES];
 };
 
+struct Stack;
+
 struct Fiber {
-  void* stack_pointer;
-  unsigned char *stack, *top;
+  Stack* stack;  // from its first step to its return
   State state;
   uint3 thread;
   unsigned index;  // in the block, x fastest
