@@ -115,8 +115,15 @@ class Sampling:
         group, row, tap, _ = strides(columns)
         return [pointer(columns), first, columns.shape[3], group, row, tap]
 
-    def _run(self, source: str, kernel: str, instance: Sequence[object], units: int, args: list[int],
-             threads: int = THREADS) -> None:  # fmt: skip
+    def _run(
+        self,
+        source: str,
+        kernel: str,
+        instance: Sequence[object],
+        units: int,
+        args: list[int],
+        threads: int = THREADS,
+    ) -> None:
         names = tuple(str(part) for part in instance)
         launch(source, kernel, names, blocks(units), (threads,), [*self.args, *args], xp=self.xp)
 
@@ -241,7 +248,7 @@ class Sampling:
         """
         positions, rows = self.layout.positions, self.layout.rows
         each = max(1, buffers * self.geometry.channels * self.geometry.taps)
-        most = max(_TILE_ROWS, _workspace.limit() // (each * self.layout.dtype.itemsize))
+        most = max(_TILE_ROWS, _workspace.get_workspace() // (each * self.layout.dtype.itemsize))
         if most >= positions and not within_images:
             step = most // max(positions, 1) * positions
             for first in range(0, rows, max(step, 1)):

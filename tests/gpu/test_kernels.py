@@ -1,10 +1,10 @@
-"""The CUDA kernels on their ways that the contract does not take; executed on the CPU without a GPU."""
+"""Ways of the CUDA kernels that the contract does not take; without a GPU, executed on the CPU."""
 
 import numpy as np
 import pytest
 
 import pydeform
-from pydeform._gpu import _host, _sampling, _workspace
+from pydeform._gpu import _host, _sampling
 from pydeform.testing.operations import OPERATIONS
 
 PRIMITIVES = ("deform_conv", "local_conv", "sample", "splat")
@@ -51,9 +51,17 @@ def test_indices_of_64_bits(make, kind, monkeypatch):
     assert_same(evaluate(case), case.evaluate())
 
 
+@pytest.fixture
+def tiny_workspace():
+    before = pydeform.get_workspace_limit("cuda")
+    pydeform.set_workspace_limit(0, "cuda")
+    yield
+    pydeform.set_workspace_limit(before, "cuda")
+
+
 @pytest.mark.parametrize(("make", "kind"), CASES)
-def test_columns_in_small_chunks(make, kind, monkeypatch):
-    monkeypatch.setattr(_workspace, "_limit", 0)
+@pytest.mark.usefixtures("tiny_workspace")
+def test_columns_in_small_chunks(make, kind):
     case = make(kind).astype(np.float64)
     assert_same(evaluate(case), case.evaluate())
 
