@@ -248,7 +248,7 @@ class Sampling:
         """
         positions, rows = self.layout.positions, self.layout.rows
         each = max(1, buffers * self.geometry.channels * self.geometry.taps)
-        most = max(_TILE_ROWS, _workspace.get_workspace() // (each * self.layout.dtype.itemsize))
+        most = max(_TILE_ROWS, _workspace.at_a_time() // (each * self.layout.dtype.itemsize))
         if most >= positions and not within_images:
             step = most // max(positions, 1) * positions
             for first in range(0, rows, max(step, 1)):
