@@ -18,6 +18,10 @@
 #define __restrict__ __restrict
 #define __align__(n) alignas(n)
 
+// Every thread of a block runs on one OS thread. PYD_SHARED_ARRAY does more: it is filled anew for
+// each block, and writes past its end are seen.
+#define __shared__ static thread_local
+
 #define threadIdx (coh::fiber->thread)
 #define blockIdx (coh::block->index)
 #define blockDim (coh::block->block)
