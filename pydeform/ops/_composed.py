@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+from pydeform import _arrays
 from pydeform._arrays import NumpyArray
 from pydeform.ops import _call, _checks
 from pydeform.ops._derivative_docs import docstring
@@ -75,8 +76,10 @@ class Formulas:
 
 
 def namespace(array: Any) -> Any:
-    """Return the array API namespace of an array."""
-    return array.__array_namespace__()
+    """Return the array API namespace of an array; CuPy's arrays have none, its module is one."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return _arrays.namespace(array)
 
 
 def zeros_like(array: Any) -> Any:

@@ -17,6 +17,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __align__(n) alignas(n)
+#define __shared__ static thread_local  // all fibers of a block run on one thread
 
 // Every thread of a block runs on one OS thread. PYD_SHARED_ARRAY does more: it is filled anew for
 // each block, and writes past its end are seen.

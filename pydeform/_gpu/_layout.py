@@ -1,0 +1,161 @@
+"""From the caller's layout to what the kernels read: channels last, fields with strides."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from pydeform._gpu._loader import launch
+from pydeform._shapes import ConvGeometry
+
+Array = Any  # numpy.ndarray where kernels are executed on the CPU, cupy.ndarray on a GPU
+Maybe = Array | None
+
+NAMES = {"float32": "float", "float64": "double", "float16": "half_t", "bfloat16": "bf16_t"}
+THREADS = 256
+#: Blocks of one launch: more than fill any GPU; kernels stride over what is left.
+BLOCKS = 1 << 16
+
+
+def namespace(array: Array) -> Any:
+    """Return the module that the array belongs to: numpy, or cupy without importing it here."""
+    if isinstance(array, np.ndarray):
+        return np
+    import cupy
+
+    return cupy
+
+
+def working(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what is computed in: float32 for 16-bit storage, else the dtype itself."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def pointer(array: Maybe) -> int:
+    """Return the address of an array's first element, of any strides; 0 for None."""
+    if array is None:
+        return 0
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+
+
+def strides(array: Array) -> tuple[int, ...]:
+    """Strides in elements."""
+    return tuple(step // array.itemsize for step in array.strides)
+
+
+def field(array: Maybe) -> list[int]:
+    """Members of a `Field`: [N, pairs, P] of any strides, or None for 1 everywhere."""
+    return [0, 0, 0, 0] if array is None else [pointer(array), *strides(array)]
+
+
+def blocks(count: int) -> tuple[int]:
+    """Return a grid for `count` units of work that a block takes one after the other."""
+    return (min(max(count, 0), BLOCKS),)
+
+
+def copy(source: Array, out: Array, turned: bool, bias: Maybe = None) -> None:
+    """Write source [n, i, j] + bias [j] to out: [n, i, j], or [n, j, i] where it is turned.
+
+    The last axis of both is contiguous; types may differ.
+    """
+    count, rows, columns = source.shape
+    tiles = count * -(-rows // 32) * -(-columns // 32) if turned else -(-source.size // THREADS)
+    steps = (*strides(source)[:2], *strides(out)[:2])
+    args = [pointer(source), pointer(bias), pointer(out), count, rows, columns, *steps, tiles]
+    names = (NAMES[source.dtype.name], NAMES[out.dtype.name])
+    kernel = "turn" if turned else "cast"
+    launch("relay", kernel, names, blocks(tiles), (THREADS,), args, xp=namespace(source))
+
+
+class Layout:
+    """Arrays of one convolution as the kernels take them."""
+
+    def __init__(self, geometry: ConvGeometry, like: Array) -> None:
+        self.geometry = geometry
+        self.xp = namespace(like)
+        self.storage = like.dtype
+        self.dtype = working(like.dtype)
+        self.pixels = prod(geometry.size)
+        self.positions = prod(geometry.out_size)
+        self.rows = geometry.batch * self.positions
+
+    def empty(self, *shape: int, dtype: Any = None) -> Array:
+        """Return new memory, of the working type."""
+        return self.xp.empty(shape, self.dtype if dtype is None else dtype)
+
+    def zeros(self, *shape: int) -> Array:
+        """Return zeros of the working type."""
+        return self.xp.zeros(shape, self.dtype)
+
+    def _last(self, array: Array, channels: int, dtype: Any) -> Array:
+        """[N, spatial, channels], contiguous: the array itself where it lies so."""
+        g = self.geometry
+        spatial = array.shape[1:-1] if g.channels_last else array.shape[2:]
+        shape = (g.batch, prod(spatial), channels)
+        if g.channels_last and array.dtype == dtype:
+            return array.reshape(shape)
+        out = self.empty(*shape, dtype=dtype)
+        if g.channels_last:
+            copy(array.reshape(shape), out, turned=False)
+        else:
+            copy(array.reshape(g.batch, channels, shape[1]), out, turned=True)
+        return out
+
+    def image(self, input: Array) -> Array:
+        """x [N, pixels, C] of the storage type."""
+        return self._last(input, self.geometry.channels, self.storage)
+
+    def output(self, grad_output: Array, channels: int) -> Array:
+        """ybar [N * P, channels] of the working type."""
+        return self._last(grad_output, channels, self.dtype).reshape(self.rows, channels)
+
+    def target_pairs(self, array: Array) -> Array:
+        """View [N, Go * K, P] of an array with one number per offset group and tap."""
+        g = self.geometry
+        pairs = g.offset_groups * g.taps
+        if g.channels_last:
+            return array.reshape(g.batch, self.positions, pairs).transpose(0, 2, 1)
+        return array.reshape(g.batch, pairs, self.positions)
+
+    def target_coordinates(self, array: Array) -> Array:
+        """View [N, Go * K, n, P] of an array with one number per offset group, tap and axis."""
+        g = self.geometry
+        pairs = g.offset_groups * g.taps
+        if g.channels_last:
+            split = array.reshape(g.batch, self.positions, pairs, g.rank)
+            return split.transpose(0, 2, 3, 1)
+        return array.reshape(g.batch, pairs, g.rank, self.positions)
+
+    def pairs(self, array: Array) -> Array:
+        """m [N, Go * K, P] of the working type, a view where it can be."""
+        return self.target_pairs(array.astype(self.dtype, copy=False))
+
+    def coordinates(self, array: Array) -> Array:
+        """p [N, Go * K, n, P] of the working type, a view where it can be."""
+        return self.target_coordinates(array.astype(self.dtype, copy=False))
+
+    def result(self, like: Maybe) -> Maybe:
+        """Memory of the working type for a result: the array itself where it has it."""
+        if like is None or like.dtype == self.dtype:
+            return like
+        return self.empty(*like.shape)
+
+    def store(self, rows: Array, out: Array, first: int, bias: Maybe = None) -> None:
+        """Write rows [count, channels] from `first` on to the output's or input's layout.
+
+        Rows are positions of whole images, or of a part of one.
+        """
+        g = self.geometry
+        count, channels = rows.shape
+        if g.channels_last:
+            target = out.reshape(1, -1, channels)[:, first : first + count]
+            copy(rows[None], target, False, bias)
+            return
+        each = prod(out.shape[2:])
+        target = out.reshape(g.batch, channels, each)
+        image, at = divmod(first, each)
+        images = max(count // each, 1)  # or a part of one
+        source = rows.reshape(images, count // images, channels)
+        copy(source, target[image : image + images, :, at : at + count // images], True, bias)

@@ -1,0 +1,31 @@
+"""Sampling and its adjoint on the GPU: the operators S_alpha by themselves, one tap a position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydeform._gpu._layout import Array, Maybe
+from pydeform._gpu.local_conv import Layer
+from pydeform._gpu.local_conv import splat as splat_terms
+from pydeform._shapes import ConvGeometry
+
+
+def _alpha(deriv: Sequence[int]) -> int:
+    """Bits of the differentiated axes."""
+    return sum(1 << axis for axis, order in enumerate(deriv) if order)
+
+
+def sample(
+    geometry: ConvGeometry, deriv: Sequence[int], input: Array, offset: Maybe, out: Array
+) -> None:
+    """Write S_deriv(input) at every position, [N, C, *O]."""
+    layer = Layer(geometry, input, offset, None, input)
+    layer.weigh([(layer.x, [(_alpha(deriv), None)])], out)
+
+
+def splat(
+    geometry: ConvGeometry, deriv: Sequence[int], values: Array, offset: Maybe, out: Array
+) -> None:
+    """Write the adjoint of S_deriv on values [N, C, *O], an image [N, C, *S]."""
+    layer = Layer(geometry, None, offset, None, values)
+    splat_terms(layer, layer.columns(values), [(_alpha(deriv), None)], out)
