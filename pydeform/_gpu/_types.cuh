@@ -34,12 +34,16 @@ typedef unsigned int lanes_t;
 #define PYD_ALL_LANES (~lanes_t(0))
 
 // T* name = the block's dynamic shared memory; all uses in one kernel are the same memory.
+// PYD_SHARED_ARRAY: one of fixed size, beside it.
 #if defined(PYD_HOST)
 #define PYD_SHARED(T, name) T* const name = reinterpret_cast<T*>(coh::block->shared)
+#define PYD_SHARED_ARRAY(T, name, count) \
+  T* const name = static_cast<T*>(coh::shared_array(__COUNTER__, sizeof(T) * (count)))
 #else
 #define PYD_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char pyd_shared[]; \
   T* const name = reinterpret_cast<T*>(pyd_shared)
+#define PYD_SHARED_ARRAY(T, name, count) __shared__ __align__(16) T name[count]
 #endif
 
 // 16-bit floats: stored so, computed as float. To nearest, ties to even; every NaN becomes 0x7fff.

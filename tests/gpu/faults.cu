@@ -166,6 +166,29 @@ __device__ void past_shared(const fault_args& a) {
   a.y[t] = held[t];
 }
 
+// kernel: past_an_array args=fault_args threads=128
+// instances: FAULT = 0 | 1
+template <int FAULT>
+__device__ void past_an_array(const fault_args& a) {
+  PYD_SHARED_ARRAY(float, held, 128);
+  const int t = int(threadIdx.x);
+  held[t + FAULT] = a.x[t];
+  __syncthreads();
+  a.y[t] = held[t];
+}
+
+// What the block before has left is not there on a GPU.
+// kernel: unwritten_array args=fault_args threads=128
+// instances: FAULT = 0 | 1
+template <int FAULT>
+__device__ void unwritten_array(const fault_args& a) {
+  PYD_SHARED_ARRAY(float, held, 128);
+  const int t = int(threadIdx.x);
+  if (!FAULT || blockIdx.x == 0) held[t] = a.x[t];
+  __syncthreads();
+  a.y[t] = held[127 - t];
+}
+
 // kernel: misaligned_pack args=fault_args threads=128
 // instances: FAULT = 0 | 1
 template <int FAULT>

@@ -26,6 +26,7 @@ RACES = [
     "racing_blocks",
     "unordered_sum",
     "unwritten_shared",
+    "unwritten_array",
 ]
 ERRORS = {
     "barrier_in_branch": "divergent barrier: some threads|warp deadlock|barrier deadlock",
@@ -37,12 +38,14 @@ ERRORS = {
     "lane_never_arrives": "warp deadlock: a lane named in a mask never arrives",
     "different_operations": "lanes of a warp are at different operations",
     "past_shared": "write past the end of shared memory",
+    "past_an_array": "write past the end of shared memory",
     "misaligned_pack": "misaligned pack",
 }
 SANITIZED = {
     "read_past_the_end": "heap-buffer-overflow",
     "write_before_the_start": "heap-buffer-overflow",
     "past_shared": "heap-buffer-overflow",
+    "past_an_array": "heap-buffer-overflow",
     "misaligned_cast": "misaligned address",
     "overflow": "signed integer overflow",
 }

@@ -19,6 +19,10 @@
 #define __align__(n) alignas(n)
 #define __shared__ static thread_local  // all fibers of a block run on one thread
 
+// Every thread of a block runs on one OS thread. PYD_SHARED_ARRAY does more: it is filled anew for
+// each block, and writes past its end are seen.
+#define __shared__ static thread_local
+
 #define threadIdx (coh::fiber->thread)
 #define blockIdx (coh::block->index)
 #define blockDim (coh::block->block)

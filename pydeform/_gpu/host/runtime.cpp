@@ -23,7 +23,11 @@ COH_TLS Fiber* fiber = nullptr;
 namespace {
 
 constexpr unsigned char CANARY = 0xC3;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t CANARIES = 0;
+#else
 constexpr size_t CANARIES = 64;
+#endif
 
 struct Launch {
   void (*kernel)(void*);
@@ -52,34 +56,55 @@ void life() {
   }
 }
 
+// Memory of a block, filled anew for each. To the byte, so that AddressSanitizer sees the first one
+// past it; without it, canaries do.
+struct Shared {
+  int site = -1;  // of an array of fixed size
+  size_t size = 0;
+  unsigned char* bytes = nullptr;
+  bool fresh = false;  // not of this block yet
+
+  void hold(size_t count) {
+    if (bytes && size == count) return;
+    std::free(bytes);
+    void* p = nullptr;
+    if (posix_memalign(&p, 128, count + CANARIES)) std::abort();
+    bytes = static_cast<unsigned char*>(p);
+    size = count;
+  }
+  // Not a number in any type of float, and large numbers in other schedules: what reads shared
+  // memory that nobody wrote does not go unseen.
+  void fill(unsigned seed) {
+    std::memset(bytes, seed ? int(0x41 + seed % 0x3D) : 0xFF, size);
+    std::memset(bytes + size, CANARY, CANARIES);
+  }
+  bool sound() const {
+    return std::all_of(bytes + size, bytes + size + CANARIES,
+                       [](unsigned char c) { return c == CANARY; });
+  }
+};
+
 // What one OS thread needs to run blocks; kept for the next launch.
 struct Worker {
   std::vector<Fiber> fibers;
   std::vector<Exchange> exchanges;
   std::vector<unsigned> order;
   Stacks stacks;
-  unsigned char* shared = nullptr;
-  size_t shared_size = 0;
+  Shared dynamic;
+  std::vector<Shared> arrays;  // of the kernel's declarations, as its threads reach them
 
   void hold(unsigned threads, size_t bytes) {
     if (fibers.size() < threads) {
       fibers.resize(threads);
       exchanges.resize((threads + 31) / 32 * 32);
     }
-    // To the byte, so that AddressSanitizer sees the first one past it; else canaries do.
-    if (!shared || shared_size != bytes) {
-      std::free(shared);
-      void* p = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-      if (posix_memalign(&p, 128, bytes)) std::abort();
-#else
-      if (posix_memalign(&p, 128, bytes + CANARIES)) std::abort();
-#endif
-      shared = static_cast<unsigned char*>(p);
-      shared_size = bytes;
-    }
+    dynamic.hold(bytes);
+    for (auto& array : arrays) std::free(array.bytes);
+    arrays.clear();
   }
 };
+
+COH_TLS Worker* mine = nullptr;
 
 std::mutex idle_lock;
 std::vector<Worker*> idle;
@@ -171,7 +196,7 @@ void work(Launch& launch) {
   worker->hold(b.threads, launch.shared);
   b.fibers = worker->fibers.data();
   b.exchanges = worker->exchanges.data();
-  b.shared = worker->shared;
+  b.shared = worker->dynamic.bytes;
   auto& order = worker->order;
   order.resize(b.threads);
   for (unsigned i = 0; i < b.threads; ++i) {
@@ -188,6 +213,7 @@ void work(Launch& launch) {
   scheduler = &here;
 #endif
   block = &b;
+  mine = worker;
   current = &launch;
   for (size_t i; (i = launch.next++) < blocks && !launch.failed;) {
     uint32_t random = launch.seed * 2654435761u + uint32_t(i);
@@ -195,20 +221,14 @@ void work(Launch& launch) {
     if (launch.seed > 1) i = (i * stride + launch.seed) % blocks;
     b.index = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y),
                unsigned(i / (size_t(grid.x) * grid.y))};
-    // Not a number in any type of float, and large numbers in other schedules: what reads shared
-    // memory that nobody wrote does not go unseen.
-    std::memset(b.shared, launch.seed ? int(0x41 + launch.seed % 0x3D) : 0xFF, launch.shared);
-#if !defined(__SANITIZE_ADDRESS__)
-    std::memset(b.shared + launch.shared, CANARY, CANARIES);
-#endif
+    worker->dynamic.fill(launch.seed);
+    for (auto& array : worker->arrays) array.fresh = true;
     fiber = nullptr;
     run_block(launch, b, *worker, random);
-#if !defined(__SANITIZE_ADDRESS__)
+    bool sound = worker->dynamic.sound();
+    for (auto& array : worker->arrays) sound &= array.sound();
     fiber = nullptr;
-    for (size_t c = 0; c < CANARIES && !launch.failed; ++c)
-      if (b.shared[launch.shared + c] != CANARY)
-        set_failed(launch, "write past the end of shared memory");
-#endif
+    if (!sound) set_failed(launch, "write past the end of shared memory");
   }
   if (launch.failed)  // stacks that end in the middle of a kernel, exchanges that never took place
     for (unsigned i = 0; i < b.threads; ++i) {
@@ -234,6 +254,20 @@ void fail(const char* message) {
   fiber->state = AT_WARP;  // not done: its stack is made anew
   leave();
   std::abort();
+}
+
+void* shared_array(int site, size_t bytes) {
+  for (auto& array : mine->arrays) {
+    if (array.site != site || array.size != bytes) continue;
+    if (array.fresh) array.fill(current->seed);
+    array.fresh = false;
+    return array.bytes;
+  }
+  mine->arrays.emplace_back();
+  mine->arrays.back().site = site;
+  mine->arrays.back().hold(bytes);
+  mine->arrays.back().fill(current->seed);
+  return mine->arrays.back().bytes;
 }
 
 int barrier(int site, int vote) {
