@@ -253,10 +253,11 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(con
             A* image = static_cast<A*>(a.images) + plans[e].image * g.pixels * g.channels + channel;
 #pragma unroll
             for (int b = 0; b < corner_count<R, WIDE>(); ++b) {
-                const A weight = plans[e].weight[b] * plans[e].scale;
                 if (plans[e].weight[b] == 0) continue;
+                A added[V];
 #pragma unroll
-                for (int v = 0; v < V; ++v) atomicAdd(image + plans[e].pixel[b] * g.channels + v, weight * column[v]);
+                for (int v = 0; v < V; ++v) added[v] = plans[e].weight[b] * plans[e].scale * column[v];
+                atomic_add(image + int64_t(plans[e].pixel[b]) * g.channels, added);
             }
         }
         __syncthreads();
