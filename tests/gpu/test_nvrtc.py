@@ -109,7 +109,8 @@ def facts(source, kernel, instances, arch):
     for part in log.split("Compiling entry function '")[1:]:
         name = part.partition("'")[0]
         stack, stores, loads = map(
-            int, re.search(r"(\d+) bytes stack frame, (\d+) .* stores, (\d+) .* loads", part).groups()
+            int,
+            re.search(r"(\d+) bytes stack frame, (\d+) .* stores, (\d+) .* loads", part).groups(),
         )
         found[name] = {
             "registers": int(re.search(r"Used (\d+) registers", part)[1]),
