@@ -24,6 +24,7 @@ from pydeform._gpu._host import cache_folder
 
 ALL, SOME = "sm_90a", ("sm_80", "sm_120")
 CHUNK = 18  # instances a test, so that workers share them evenly
+MEMORY = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 HERE = Path(__file__).parent
 
 
