@@ -16,11 +16,12 @@ def _backend(name: str) -> Any:
 def set_workspace_limit(size: SupportsIndex, backend: str = "cpu") -> None:
     """Set how many bytes a backend may take beside arguments and results, for the whole process.
 
-    On the CPU these are copies of images. The fastest way to read an image is with its channels side by side, and where they are not, the
-    compiled backend copies: for the output as many images at a time as stay within the limit, for
-    gradients a block of channels of an image, and of its gradient, per thread. An image too large
-    for that is read where it lies, which takes up to three times as long. Results of both ways
-    agree within their bounds, but not in every bit: they belong to the limit.
+    On the CPU these are copies of images. The fastest way to read an image is with its channels
+    side by side, and where they are not, the compiled backend copies: for the output as many images
+    at a time as stay within the limit, for gradients a block of channels of an image, and of its
+    gradient, per thread. An image too large for that is read where it lies, which takes up to three
+    times as long. Results of both ways agree within their bounds, but not in every bit: they belong
+    to the limit.
 
     At import it is PYDEFORM_WORKSPACE_MIB times 2**20 bytes, or 64 MiB. Beside the copies a thread
     needs some megabytes for a tile of positions, and packed weights take as much as the weights.
@@ -28,9 +29,10 @@ def set_workspace_limit(size: SupportsIndex, backend: str = "cpu") -> None:
     gradients where every sample has its own weight: they hold a copy of an image, or of a block of
     its channels per thread, whatever its size.
 
-    On a GPU the limit is that of columns, the samples of as many positions as are multiplied by the
-    weight at a time; at import it is PYDEFORM_GPU_WORKSPACE_MIB times 2**20 bytes, or 256 MiB. Beside
-    it there is a channels-last copy of what does not lie so, and of 16-bit gradients in float32.
+    On a GPU the limit is that of columns: the samples of as many positions as are multiplied by
+    the weight at a time. At import it is PYDEFORM_GPU_WORKSPACE_MIB times 2**20 bytes, or 256 MiB.
+    Where the device has not that much, half of it is tried, once. Beside the columns there are
+    copies, channels last, of what does not lie so, and in float32 of gradients in 16 bit.
 
     Parameters
     ----------

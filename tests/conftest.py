@@ -1,12 +1,18 @@
 """Hypothesis profiles, chosen by the environment variable HYPOTHESIS_PROFILE; shared fixtures."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import pydeform
+from pydeform import _dispatch
+from pydeform._gpu._loader import device_name
 from pydeform.testing import deform_conv_case, make_geometry
+
+DEVICE = device_name()
 
 # No deadlines: the first example of a process pays for imports, and machines differ.
 settings.register_profile("default", max_examples=10, deadline=None, print_blob=True)
@@ -19,6 +25,29 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_report_header():
+    """Say where the CUDA kernels run."""
+    return f"CUDA kernels: {DEVICE or 'emulated, there is no GPU'}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernels_on_the_gpu():
+    """Where there is a GPU, the backend "emulated" is the device, by copies there and back."""
+    if DEVICE is None:
+        yield
+        return
+    import cupy
+
+    path = Path(__file__).parent / "gpu/through_copies.py"
+    spec = importlib.util.spec_from_file_location("through_copies", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found, load = module.backend(cupy), _dispatch.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_dispatch, "load", lambda n: found if n == "emulated" else load(n))
+        yield
 
 
 @pytest.fixture(params=["ref", "cpu"])

@@ -100,6 +100,10 @@ class Sampling:
         aligned = all(pointer(array) % 16 == 0 for array in arrays)
         return vector if whole and aligned and self.index == "int" else 1
 
+    def _lanes(self, vector: int) -> int:
+        """Return how many neighbouring threads share the channels of a sample."""
+        return _power(self.width // vector, _LANES)
+
     def _wide(self, alphas: Iterable[int]) -> str:
         """Return whether some sample reads three pixels along an axis."""
         return "true" if self.geometry.kink == "mean" and any(alphas) else "false"
@@ -144,7 +148,9 @@ class Sampling:
         tiles = self._tiles(rows)
         args = [*self._terms(terms), pointer(image), *self._columns(columns, first)]
         instance = (self.T, self.A, rank, vector, wide, self.index)
-        self._run("sample", "blend", instance, tiles, [*args, rows, tiles, int(add)])
+        self._run(
+            "sample", "blend", instance, tiles, [*args, rows, tiles, self._lanes(vector), int(add)]
+        )
 
     def weigh(self, image: Array, terms: Sequence[Term], out: Array, add: bool = False) -> None:
         """Write (or add) the same, summed over taps, for all rows [N * P, C].
@@ -186,7 +192,7 @@ class Sampling:
         missing = [0] * (8 - len(outputs))
         args = [
             *(pointer(image), *self._columns(columns, first), rows, tiles),
-            *(_power(self.width // vector, _LANES), *field(factor), len(outputs)),
+            *(self._lanes(vector), *field(factor), len(outputs)),
             *(*[alpha for alpha, _, _ in outputs], *missing),
             *(*[int(factored) for _, _, factored in outputs], *missing),
             *(number for _, out, _ in outputs for number in field(out)),
@@ -212,6 +218,7 @@ class Sampling:
         wide = self._wide(alpha for alpha, _ in terms)
         tiles = self._tiles(rows)
         args = [*self._terms(terms), *self._columns(columns, first), pointer(images), rows, tiles]
+        args.append(self._lanes(vector))
         instance = (self.A, self.geometry.rank, vector, wide, self.index)
         self._run("sample", "scatter", instance, tiles, args)
 
@@ -235,7 +242,7 @@ class Sampling:
         cells = xp.arange(dead + 1, dtype=keys.dtype)
         start = xp.searchsorted(keys[order], cells).astype(np.int64, copy=False)
         vector = self._vector(images.itemsize, (columns, images), (columns.shape[3],))
-        lanes = _power(self.width // vector, _LANES)
+        lanes = self._lanes(vector)
         args = [*self._columns(columns, first), pointer(weights), pointer(order), pointer(start)]
         units = -(-count * self.layout.pixels * g.offset_groups * lanes // THREADS)
         args += [pointer(images), image, count, lanes]
@@ -248,7 +255,7 @@ class Sampling:
         """
         positions, rows = self.layout.positions, self.layout.rows
         each = max(1, buffers * self.geometry.channels * self.geometry.taps)
-        most = max(_TILE_ROWS, _workspace.get_workspace() // (each * self.layout.dtype.itemsize))
+        most = max(_TILE_ROWS, _workspace.at_a_time() // (each * self.layout.dtype.itemsize))
         if most >= positions and not within_images:
             step = most // max(positions, 1) * positions
             for first in range(0, rows, max(step, 1)):

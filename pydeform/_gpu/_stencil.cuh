@@ -87,10 +87,11 @@ __device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, I imag
     I q[R], k[R];
     I rest = position, left = tap;
 #pragma unroll
-    for (int d = R - 1; d >= 0; --d) {
+    for (int d = R - 1; d > 0; --d) {
         q[d] = rest % I(g.out[d]), rest /= I(g.out[d]);
         k[d] = left % I(g.kernel[d]), left /= I(g.kernel[d]);
     }
+    q[0] = rest, k[0] = left;
     Sample<A, I, R> sample;
     sample.nan = false, sample.alive = true;
     bool outside = false;
@@ -105,8 +106,8 @@ __device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, I imag
         const bool finite = move - move == 0;
         sample.nan = sample.nan || move != move;
         sample.alive = sample.alive && finite;
-        const I base = g.absolute ? I(0)
-            : q[d] / I(g.upscale[d]) * I(g.stride[d]) - I(g.pad[d]) + k[d] * I(g.dilation[d]);
+        const I step = g.upscale[d] == 1 ? q[d] : q[d] / I(g.upscale[d]);  // divisions are slow
+        const I base = g.absolute ? I(0) : step * I(g.stride[d]) - I(g.pad[d]) + k[d] * I(g.dilation[d]);
         sample.axis[d] = make_axis<A, I>(finite ? move : A(0), base, I(g.size[d]), int(g.mode), int(g.kink), &outside);
     }
 #pragma unroll

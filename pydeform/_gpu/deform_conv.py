@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pydeform._gpu._layout import Array, Layout, Maybe
 from pydeform._gpu._sampling import Sampling, modulated
 from pydeform._gpu._second import Dots
+from pydeform._gpu._workspace import halve_once
 from pydeform._shapes import ConvGeometry
 
 
@@ -150,6 +151,7 @@ def _flat(columns: Array) -> Array:
     return columns.reshape(groups, rows, taps * channels)
 
 
+@halve_once
 def deform_conv(
     geometry: ConvGeometry,
     input: Array,
@@ -163,6 +165,7 @@ def deform_conv(
     Layer(geometry, input, offset, weight, mask).output(bias, out)
 
 
+@halve_once
 def deform_conv_backward(
     geometry: ConvGeometry,
     grad_output: Array,
@@ -220,6 +223,7 @@ def _finish(
             target[...] = found
 
 
+@halve_once
 def deform_conv_jvp(
     geometry: ConvGeometry,
     input: Array,
@@ -238,6 +242,7 @@ def deform_conv_jvp(
     layer.output_tangent(Tangent(layer, tangents), out_tangent)
 
 
+@halve_once
 def deform_conv_double_backward(
     geometry: ConvGeometry,
     grad_grads: Sequence[Maybe],

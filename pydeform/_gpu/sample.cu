@@ -9,7 +9,7 @@ struct blend_args {
     Terms terms;
     const void* images;
     Columns columns;
-    int64_t rows, tiles;
+    int64_t rows, tiles, lanes;
     int64_t add;  // to what the columns hold
 };
 
@@ -23,25 +23,29 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void bl
     const Geometry& g = a.g;
     const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + Tile<P>::PAIRS - 1) / Tile<P>::PAIRS;
     const I width = I(g.channels / g.groups), vectors = width / V;
+    const int lanes = int(a.lanes);
     const int64_t last = a.columns.first + a.rows;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const int64_t row = a.columns.first + tile / across * Tile<P>::ROWS;
         const I pair = I(tile % across) * Tile<P>::PAIRS;
         plan_tile<A, I, R, WIDE>(g, a.terms, row, last, pair, plans);
         __syncthreads();
-        for (I item = threadIdx.x; item < Tile<P>::PLANS * vectors; item += blockDim.x) {
-            const I e = item / vectors, p = pair + e / Tile<P>::ROWS;
+        for (I e = threadIdx.x / lanes; e < Tile<P>::PLANS; e += blockDim.x / lanes) {
+            const I p = pair + e / Tile<P>::ROWS, group = p / taps;
             const int64_t r = row + e % Tile<P>::ROWS;
             if (r >= last || p >= pairs) continue;
-            const I channel = p / taps * width + item % vectors * V;
-            A sum[V];
-            blend_corners<T, A, V>(plans[e], image_at<T>(a.images, g, plans[e].image, channel), g.channels, sum);
-            A* out = column_at<A>(a.columns, r, p % taps, channel);
-            A old[V];
-            if (a.add) load<A, A, V>(out, old);
+            for (I vector = threadIdx.x % lanes; vector < vectors; vector += lanes) {
+                const I channel = group * width + vector * V;
+                A sum[V];
+                const T* image = image_at<T>(a.images, g, plans[e].image, channel);
+                blend_corners<T, A, V>(plans[e], image, g.channels, sum);
+                A* out = column_at<A>(a.columns, r, p % taps, channel);
+                A old[V];
+                if (a.add) load<A, A, V>(out, old);
 #pragma unroll
-            for (int v = 0; v < V; ++v) sum[v] = sum[v] * plans[e].scale + (a.add ? old[v] : A(0));
-            store<A, A, V>(out, sum);
+                for (int v = 0; v < V; ++v) sum[v] = sum[v] * plans[e].scale + (a.add ? old[v] : A(0));
+                store<A, A, V>(out, sum);
+            }
         }
         __syncthreads();
     }
@@ -230,7 +234,7 @@ struct scatter_args {
     Terms terms;
     Columns columns;
     void* images;
-    int64_t rows, tiles;
+    int64_t rows, tiles, lanes;
 };
 
 // kernel: scatter args=scatter_args threads=256 registers=112
@@ -242,26 +246,30 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(con
     const Geometry& g = a.g;
     const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + Tile<P>::PAIRS - 1) / Tile<P>::PAIRS;
     const I width = I(g.channels / g.groups), vectors = width / V;
+    const int lanes = int(a.lanes);
     const int64_t last = a.columns.first + a.rows;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const int64_t row = a.columns.first + tile / across * Tile<P>::ROWS;
         const I pair = I(tile % across) * Tile<P>::PAIRS;
         plan_tile<A, I, R, WIDE>(g, a.terms, row, last, pair, plans);
         __syncthreads();
-        for (I item = threadIdx.x; item < Tile<P>::PLANS * vectors; item += blockDim.x) {
-            const I e = item / vectors, p = pair + e / Tile<P>::ROWS;
+        for (I e = threadIdx.x / lanes; e < Tile<P>::PLANS; e += blockDim.x / lanes) {
+            const I p = pair + e / Tile<P>::ROWS, group = p / taps;
             const int64_t r = row + e % Tile<P>::ROWS;
             if (r >= last || p >= pairs) continue;
-            const I channel = p / taps * width + item % vectors * V;
-            A column[V];
-            load<A, A, V>(column_at<A>(a.columns, r, p % taps, channel), column);
-            A* image = static_cast<A*>(a.images) + plans[e].image * g.pixels * g.channels + channel;
+            A* image = static_cast<A*>(a.images) + plans[e].image * g.pixels * g.channels;
+            for (I vector = threadIdx.x % lanes; vector < vectors; vector += lanes) {
+                const I channel = group * width + vector * V;
+                A column[V];
+                load<A, A, V>(column_at<A>(a.columns, r, p % taps, channel), column);
 #pragma unroll
-            for (int b = 0; b < corner_count<R, WIDE>(); ++b) {
-                const A weight = plans[e].weight[b] * plans[e].scale;
-                if (plans[e].weight[b] == 0) continue;
+                for (int b = 0; b < corner_count<R, WIDE>(); ++b) {
+                    if (plans[e].weight[b] == 0) continue;
+                    A added[V];
 #pragma unroll
-                for (int v = 0; v < V; ++v) atomicAdd(image + plans[e].pixel[b] * g.channels + v, weight * column[v]);
+                    for (int v = 0; v < V; ++v) added[v] = plans[e].weight[b] * plans[e].scale * column[v];
+                    atomic_add(image + int64_t(plans[e].pixel[b]) * g.channels + channel, added);
+                }
             }
         }
         __syncthreads();

@@ -244,7 +244,8 @@ SAME = (
     "abs", "all", "any", "argsort", "ascontiguousarray", "astype", "broadcast_to", "concat",
     "concatenate", "copyto", "cos", "exp", "expand_dims", "flip", "floor", "isnan", "log", "matmul",
     "max", "maximum", "mean", "min", "minimum", "moveaxis", "ones_like", "permute_dims", "repeat",
-    "reshape", "sin", "sqrt", "squeeze", "stack", "sum", "tanh", "where", "zeros_like",
+    "reshape", "searchsorted", "sin", "sqrt", "squeeze", "stack", "sum", "tanh", "where",
+    "zeros_like",
 )  # fmt: skip
 CREATION = (empty, zeros, ones, full, eye, arange, linspace, array, asarray)
 PLAIN = ("finfo", "float16", "float32", "float64", "int16", "int64", "pi", "result_type")

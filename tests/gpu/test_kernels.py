@@ -1,10 +1,12 @@
 """Ways of the CUDA kernels that the contract does not take; without a GPU, executed on the CPU."""
 
+import math
+
 import numpy as np
 import pytest
 
 import pydeform
-from pydeform._gpu import _host, _sampling
+from pydeform._gpu import _host, _layout, _sampling
 from pydeform.testing.operations import OPERATIONS
 
 PRIMITIVES = ("deform_conv", "local_conv", "sample", "splat")
@@ -97,3 +99,34 @@ def test_memory_at_any_address(shift):
     with pydeform.use_backend("emulated"):
         found = pydeform.deform_conv2d(*arguments, layout="channels_last")
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_half_the_columns_where_memory_is_short(fits, dyadic_case, monkeypatch):
+    """A stand-in for a device: memory for so many numbers at a time."""
+    case = dyadic_case(2)
+    g, empty, tried = case.geometry, _layout.Layout.empty, []
+    columns = g.batch * g.channels * g.taps * math.prod(g.out_size)
+
+    def short(layout, *shape, dtype=None):
+        size = int(np.prod(shape))
+        tried.append(size)
+        if size > (columns // 2 if fits else 0):
+            raise MemoryError(f"{size} numbers")
+        return empty(layout, *shape, dtype=dtype)
+
+    expected = case.output()
+    limit = pydeform.get_workspace_limit("cuda")
+    pydeform.set_workspace_limit(8 * columns, "cuda")
+    monkeypatch.setattr(_layout.Layout, "empty", short)
+    try:
+        with pydeform.use_backend("emulated"):
+            if fits:
+                np.testing.assert_array_equal(case.output(), expected)
+                assert max(tried) == columns
+            else:
+                words = rf"deform_conv: no memory for {4 * columns} bytes .* numbers"
+                with pytest.raises(MemoryError, match=words):
+                    case.output()
+    finally:
+        pydeform.set_workspace_limit(limit, "cuda")

@@ -75,17 +75,24 @@ def test_out_is_checked():
 
 def test_interleaved_memory_does_not_overlap():
     _, arrays = conv()
-    memory = fake.ndarray(np.zeros((2, 2, 4 * 5 * 6), np.float32))
-    every = memory[:, 0].reshape((2, 4, 5, 6))
-    out = memory[0, 1, :90].reshape((1, 3, 5, 6))
-    one = {"offset": arrays["offset"][:1], "weight": arrays["weight"]}
+    memory = fake.ndarray(np.zeros((2, 4, 4 * 5 * 6), np.float32))
+    arrays["input"] = memory[:, 0].reshape((2, 4, 5, 6))
+    between = memory[0, 1:].reshape(-1)[:180].reshape((2, 3, 5, 6))
     with fake.installed():
-        assert every.strides[0] == 2 * 4 * 5 * 6 * 4
-        assert pydeform.deform_conv2d(every[:1], **one, padding=1, out=out) is out
-        tangents = {"input": every}
-        gaps = {"output": fake.to_device(np.zeros((2, 3, 5, 6), np.float32))}
-        found = pydeform.deform_conv2d_jvp(**arrays, padding=1, tangents=tangents, out=gaps)
-        assert found[0] is gaps["output"]
+        assert not arrays["input"].flags.c_contiguous
+        assert pydeform.deform_conv2d(**arrays, padding=1, out=between) is between
+        across = memory[0].reshape(-1)[-180:].reshape((2, 3, 5, 6))
+        assert pydeform.deform_conv2d(**arrays, padding=1, out=across) is across
+        across = memory.reshape(-1)[320:500].reshape((2, 3, 5, 6))
+        with pytest.raises(ValueError, match="overlaps input"):
+            pydeform.deform_conv2d(**arrays, padding=1, out=across)
+
+
+def test_what_lies_on_the_host_overlaps_nothing_on_a_device():
+    image, rois = np.ones((1, 1, 4, 4)), np.array([[0.0, 0, 0, 2, 2]])
+    with fake.installed():
+        out = fake.to_device(np.zeros((1, 1, 2, 2)))
+        assert pydeform.roi_align(fake.to_device(image), rois, 2, out=out) is out
 
 
 def test_no_memory_is_told_with_names_and_sizes(monkeypatch):

@@ -222,7 +222,7 @@ def to_dcnv3(
         If an argument is not of its type, or 16-bit offsets would be scaled.
     ValueError
         If the shapes do not fit, or remove_center comes with an even kernel or a mask that is not 0
-        there.
+        there. On a CUDA device nobody looks at the mask.
 
     See Also
     --------
@@ -350,7 +350,7 @@ def to_dcnv4(
         If an argument is not of its type, or 16-bit offsets would be scaled.
     ValueError
         If the shapes do not fit, or remove_center comes with an even kernel or a mask that is not 0
-        there.
+        there. On a CUDA device nobody looks at the mask.
 
     See Also
     --------

@@ -10,7 +10,7 @@ import numpy as np
 
 from pydeform import _shapes
 from pydeform.ops import _checks
-from pydeform.ops._composed import Formulas, Terms, namespace
+from pydeform.ops._composed import Formulas, Terms, constants, namespace
 
 
 def kernel_of(value: object) -> tuple[int, ...]:
@@ -286,5 +286,5 @@ class Parametric(Formulas):
 def taps_like(plan: ParameterPlan, array: Any) -> Any:
     """Return the taps around the centre [1, 1, K, n, 1, ...], of the dtype of an array."""
     xp = namespace(array)
-    taps = xp.asarray(centred_taps(plan.kernel), dtype=array.dtype)
+    taps = constants(centred_taps(plan.kernel), array)
     return xp.reshape(taps, (1, 1, prod(plan.kernel), plan.rank, *(1,) * plan.rank))
