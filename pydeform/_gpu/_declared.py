@@ -5,11 +5,12 @@ A source `X.cu` includes headers of this folder and declares each kernel in comm
     // kernel: columns args=columns_args threads=256 registers=96
     // instances: T,A = float,float | double,double | half_t,float; R = 1 | 2 | 3; V = 1 | 16B
     // registers: double = 128
-    // sass: *,*,*,8 = LDG.E.128
+    // sass: *,*,*,16B = LDG.E.128
     template <class T, class A, int R, int V>
     __device__ void columns(const columns_args& a) { ... }
 
-`threads` bounds the block; `registers` is the ceiling that tests hold the compiler to. The
+`threads` bounds the block; `registers` is the ceiling that tests hold the compiler to; `blocks` of
+`threads` fit into a multiprocessor at least (1 if not given: the compiler is to spill nothing). The
 instances of a line are all combinations of its axes, in the order of the template's parameters;
 lines add up; a kernel without a line is no template. `16B` is the number of T in 16 bytes.
 `registers` gives a ceiling of their own to instances that begin so (`*`: whatever stands there;
@@ -39,6 +40,7 @@ class Kernel:
     name: str
     args: str
     threads: int
+    blocks: int
     registers: list[tuple[Instance, int]]
     sass: list[tuple[Instance, tuple[str, ...]]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
@@ -62,8 +64,13 @@ class Kernel:
 
 def _begins(instance: Instance, start: Instance) -> bool:
     return len(start) <= len(instance) and all(
-        pattern in {"*", text} for pattern, text in zip(start, instance, strict=False)
+        pattern in {"*", text} or (pattern == "16B" and text == _in_16_bytes(instance))
+        for pattern, text in zip(start, instance, strict=False)
     )
+
+
+def _in_16_bytes(instance: Instance) -> str:
+    return str(16 // next((_BYTES[text] for text in instance if text in _BYTES), 16))
 
 
 def _read(name: str, beside: Path | None) -> str:
@@ -116,17 +123,22 @@ def _combinations(line: str) -> list[Instance]:
     instances = []
     for chosen in product(*axes):
         instance = tuple(text for choice in chosen for text in choice)
-        size = next((_BYTES[text] for text in instance if text in _BYTES), 16)
-        instances.append(tuple(str(16 // size) if text == "16B" else text for text in instance))
+        wide = _in_16_bytes(instance)
+        instances.append(tuple(wide if text == "16B" else text for text in instance))
     return instances
 
 
 def _kernel(line: str) -> Kernel:
     name, *options = line.split()
-    found = {"registers": "255", **dict(option.split("=", 1) for option in options)}
-    if set(found) != {"args", "threads", "registers"}:
-        raise ValueError(f"kernel: expected NAME args= threads= [registers=], got {line!r}")
-    return Kernel(name, found["args"], int(found["threads"]), [((), int(found["registers"]))])
+    given = dict(option.split("=", 1) for option in options)
+    numbers = {"threads": "", "blocks": "1", "registers": "255", **given}
+    args = numbers.pop("args", "")
+    if len(numbers) != 3 or not args or not all(n.isdecimal() for n in numbers.values()):
+        raise ValueError(
+            f"kernel: expected NAME args= threads= [blocks=] [registers=], got {line!r}"
+        )
+    threads, blocks, registers = (int(numbers[key]) for key in ("threads", "blocks", "registers"))
+    return Kernel(name, args, threads, blocks, [((), registers)])
 
 
 @cache
@@ -178,7 +190,7 @@ def sources() -> list[str]:
 def device_stub(kernel: Kernel, instance: Instance) -> str:
     """Source of the function that the GPU starts."""
     return (
-        f'extern "C" __global__ void __launch_bounds__({kernel.threads}) '
+        f'extern "C" __global__ void __launch_bounds__({kernel.threads}, {kernel.blocks}) '
         f"{kernel.symbol(instance)}(const __grid_constant__ {kernel.args} a) "
         f"{{ {kernel.call(instance)}(a); }}\n"
     )

@@ -18,9 +18,11 @@ struct weigh_args {
 // Shared memory for plans, in bytes: what every architecture gives without being asked.
 constexpr int PLAN_BYTES = 40960;
 
-// kernel: weigh args=weigh_args threads=256
+// kernel: weigh args=weigh_args threads=256 registers=128
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// registers: double = 144
+// sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void weigh(const weigh_args& a) {
     using P = Plan<A, I, corner_count<R, WIDE>()>;
     constexpr int PLANS = PLAN_BYTES / sizeof(P);

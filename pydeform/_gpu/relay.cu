@@ -16,7 +16,7 @@ struct relay_args {
     int64_t from[4], to[4];  // strides in elements
 };
 
-// kernel: relay args=relay_args threads=256
+// kernel: relay args=relay_args threads=256 registers=40
 // instances: A = float | double
 template <class A> __device__ void relay(const relay_args& a) {
     const int64_t count = a.rows * a.groups * a.taps * a.axes, step = int64_t(gridDim.x) * blockDim.x;
@@ -41,7 +41,7 @@ struct turn_args {
     int64_t tiles;
 };
 
-// kernel: turn args=turn_args threads=256
+// kernel: turn args=turn_args threads=256 registers=64
 // instances: S,T = float,float | double,double | half_t,half_t | bf16_t,bf16_t | half_t,float | bf16_t,float | float,half_t | float,bf16_t
 template <class S, class T> __device__ void turn(const turn_args& a) {
     __shared__ S square[32][33];  // one more, so that columns lie in different banks
@@ -63,7 +63,7 @@ template <class S, class T> __device__ void turn(const turn_args& a) {
 }
 
 // out[n, i, j] = source[n, i, j] + bias, from one type to another: what needs no turning.
-// kernel: cast args=turn_args threads=256
+// kernel: cast args=turn_args threads=256 registers=40
 // instances: S,T = float,float | double,double | half_t,half_t | bf16_t,bf16_t | half_t,float | bf16_t,float | float,half_t | float,bf16_t
 template <class S, class T> __device__ void cast(const turn_args& a) {
     const int64_t total = a.count * a.rows * a.columns, step = int64_t(gridDim.x) * blockDim.x;

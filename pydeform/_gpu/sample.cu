@@ -13,9 +13,10 @@ struct blend_args {
     int64_t add;  // to what the columns hold
 };
 
-// kernel: blend args=blend_args threads=256
+// kernel: blend args=blend_args threads=256 registers=112
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void blend(const blend_args& a) {
     using P = Plan<A, I, corner_count<R, WIDE>()>;
     __shared__ P plans[Tile<P>::PLANS];
@@ -63,9 +64,11 @@ struct dots_args {
     Field out[8];
 };
 
-// kernel: dots args=dots_args threads=256
+// kernel: dots args=dots_args threads=256 registers=144
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// registers: double = 168
+// sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void dots(const dots_args& a) {
     constexpr int N = corner_count<R, WIDE>(), SAMPLES = 256;
     __shared__ Sample<A, I, R> samples[SAMPLES];
@@ -138,8 +141,9 @@ struct keys_args {
     void* weights;   // of its corners, of the working type
 };
 
-// kernel: keys args=keys_args threads=256
+// kernel: keys args=keys_args threads=256 registers=88
 // instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
+// registers: double = 96
 template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
     constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
@@ -177,8 +181,9 @@ struct gather_args {
     int64_t first_image, count, lanes;
 };
 
-// kernel: gather args=gather_args threads=256
+// kernel: gather args=gather_args threads=256 registers=72
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true
+// sass: *,*,16B = LDG.E.128
 template <class A, int R, int V, bool WIDE> __device__ void gather(const gather_args& a) {
     constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
@@ -232,7 +237,7 @@ struct scatter_args {
     int64_t rows, tiles, lanes;
 };
 
-// kernel: scatter args=scatter_args threads=256
+// kernel: scatter args=scatter_args threads=256 registers=112
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(const scatter_args& a) {

@@ -40,7 +40,7 @@ struct copy_args {
 
 // kernel: copy args=copy_args threads=256 registers=32
 // instances: T,V = float,1 | float,16B
-// sass: float,4 = LDG.E.128 STG.E.128
+// sass: float,16B = LDG.E.128 STG.E.128
 template <class T, int V>
 __device__ void copy(const copy_args& a) {
   const int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * V;
