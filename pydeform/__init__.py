@@ -1,8 +1,8 @@
 """Deformable convolution on plain arrays.
 
 `deform_conv1d`, `deform_conv2d` and `deform_conv3d` compute deformable convolution, versions 1 and
-2, of NumPy arrays and of any other CPU array that speaks DLPack; `_backward`, `_jvp` and
-`_double_backward` beside each are its derivatives.
+2, of NumPy arrays and of any other array on the CPU or a CUDA device that speaks DLPack;
+`_backward`, `_jvp` and `_double_backward` beside each are its derivatives.
 """
 
 from pydeform._dispatch import use_backend

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.picture == "info":
-        print(pydeform.info())
+        print(pydeform.info(cuda=True))
         return 0
     if not SMALLEST <= options.size <= LARGEST:
         parser.error(f"--size: expected {SMALLEST} to {LARGEST} pixels, got {options.size}")

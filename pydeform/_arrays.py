@@ -1,20 +1,24 @@
 """Taking arrays in and giving results back as the caller's own kind; no data moves between devices.
 
 NumPy arrays pass as they are. A torch tensor and any other object with `__dlpack__` become NumPy
-arrays that look at the same memory. Nothing optional is imported here: who passes a torch tensor
-has imported torch.
+arrays that look at the same memory, or CuPy arrays where it is on a CUDA device (`_cuda`). Nothing
+optional is imported here: who passes a torch tensor has imported torch.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-NumpyArray: TypeAlias = NDArray[Any]
+from pydeform import _cuda
+
+NumpyArray: TypeAlias = NDArray[Any]  # or CuPy's array, which does the same: see `namespace`
+is_torch = _cuda.is_torch
 
 
 class Array(Protocol):
@@ -46,7 +50,7 @@ _DEVICES = {
     8: "metal",
     9: "vpi",
     10: "rocm",
-    13: "cuda_managed",
+    13: "cuda",  # managed: the devices share it, one is its own
     14: "oneapi",
     15: "webgpu",
     16: "hexagon",
@@ -58,13 +62,6 @@ def describe(value: object) -> str:
     """Return the name of the type of `value`, with its module unless that is builtins."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def is_torch(value: object) -> bool:
-    """Tell whether `value` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    tensor = getattr(torch, "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
 
 
 def device_of(name: str, value: Any) -> str:
@@ -83,13 +80,15 @@ def device_of(name: str, value: Any) -> str:
                 f"with requires_grad=True; pass {name}.detach() and take gradients from the "
                 "_backward function"
             )
-        return str(value.device)
+        device = str(value.device)
+        rocm = device.startswith("cuda") and sys.modules["torch"].version.hip
+        return device.replace("cuda", "rocm") if rocm else device
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         kind, number = value.__dlpack_device__()
         device = _DEVICES.get(int(kind), f"device type {int(kind)}")
         return device if device == "cpu" else f"{device}:{int(number)}"
     if hasattr(value, "__cuda_array_interface__"):
-        return "cuda"
+        return _cuda.number_of(value)
     got = "None" if value is None else describe(value)
     raise TypeError(
         f"{name}: expected an array (numpy.ndarray, torch.Tensor or any object with __dlpack__), "
@@ -97,11 +96,33 @@ def device_of(name: str, value: Any) -> str:
     )
 
 
-def as_numpy(name: str, value: Any) -> NumpyArray:
-    """Return a NumPy array on the memory of `value`, which lies on the CPU."""
+def namespace(array: Any) -> Any:
+    """Return the module whose functions take an array that was taken in: NumPy, or CuPy."""
+    return np if isinstance(array, np.ndarray) else sys.modules["cupy"]
+
+
+def place(value: Any) -> AbstractContextManager[Any] | None:
+    """Return what has to be entered around a call on an array like this; None for nothing."""
+    return None if isinstance(value, np.ndarray) else _cuda.place(value)
+
+
+def on_host(array: Any) -> NumpyArray:
+    """Return the numbers of an array in NumPy; of one on a device a copy, which waits for it."""
+    return cast("NumpyArray", array if isinstance(array, np.ndarray) else array.get())
+
+
+def constant(host: NumpyArray, like: Any) -> NumpyArray:
+    """Return a few numbers from the host where `like` lies."""
+    return host if isinstance(like, np.ndarray) else _cuda.constant(host, like.device.id)
+
+
+def as_array(name: str, value: Any, device: str = "cpu") -> NumpyArray:
+    """Return a NumPy or CuPy array on the memory of `value`, which lies on that device."""
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray) if type(value) is not np.ndarray else value
     try:
+        if device.startswith("cuda"):
+            return cast("NumpyArray", _cuda.as_cupy(value, _bfloat16))
         if is_torch(value):
             return _from_torch(value)
         return _from_dlpack(value)
@@ -171,24 +192,39 @@ def giver(value: Any) -> Callable[[NumpyArray], Any]:
     return _itself  # DLPack alone says how to read an array, not how to make one
 
 
-def take(values: Mapping[str, Any], like: str) -> Taken:
-    """Return NumPy arrays on the memory of `values`; results will be of the kind of `like`."""
+def take(values: Mapping[str, Any], like: str, host: Sequence[str] = ()) -> Taken:
+    """Return NumPy or CuPy arrays on the memory of `values`; results will be of the kind of `like`.
+
+    Those named in `host` may lie on the CPU beside others on a device.
+    """
     devices = {name: device_of(name, value) for name, value in values.items()}
     if len(set(devices.values())) > 1:
-        got = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise TypeError(f"devices: expected all arrays on one device, got {got}")
+        free = {name for name in host if devices.get(name) == "cpu"}
+        if len({device for name, device in devices.items() if name not in free}) > 1:
+            got = ", ".join(f"{name} on {device}" for name, device in devices.items())
+            raise TypeError(f"devices: expected all arrays on one device, got {got}")
     device = devices[like]
-    if device != "cpu":
+    if device == "cpu":
+        give = giver(values[like])
+    elif device.startswith("cuda"):
+        _cuda.cupy()  # what is missing is said before any memory is asked for
+        give = _cuda.giver(values[like])
+    else:
         return Taken({}, device, _itself)
-    arrays = {name: as_numpy(name, value) for name, value in values.items()}
-    return Taken(arrays, device, giver(values[like]))
+    arrays = {name: as_array(name, value, devices[name]) for name, value in values.items()}
+    return Taken(arrays, device, give)
 
 
-def is_ready(array: NumpyArray) -> bool:
+def is_ready(array: Any) -> bool:
     """Tell whether a backend can take the array as it lies: C-contiguous and aligned."""
-    return array.flags.c_contiguous and array.flags.aligned
+    flags = array.flags
+    if isinstance(array, np.ndarray):
+        return bool(flags.c_contiguous and flags.aligned)
+    return bool(flags.c_contiguous and array.data.ptr % array.itemsize == 0)
 
 
 def ready(array: NumpyArray) -> NumpyArray:
     """Return the array itself where a backend can take it as it lies, else a C-contiguous copy."""
-    return array if is_ready(array) else np.array(array, order="C", copy=True)
+    if is_ready(array):
+        return array
+    return cast("NumpyArray", namespace(array).array(array, order="C", copy=True))

@@ -13,7 +13,6 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import os
-import threading
 
 cdef extern from "_cpu/_simd.h" nogil:
     enum:
@@ -85,6 +84,7 @@ cdef extern from "_cpu/_simd.h" nogil:
     const pyd_kernels* pyd_table(int level, int doubles)
 
 include "_cpu/_threads.pxi"
+include "_cpu/_memory.pxi"
 include "_cpu/_job.pxi"
 include "_cpu/deform_conv_few.pxi"
 include "_cpu/deform_conv.pxi"

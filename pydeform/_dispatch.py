@@ -8,9 +8,10 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-BACKENDS = ("ref", "cpu", "cuda")
+from pydeform import _cuda
+
+BACKENDS = ("ref", "cpu", "cuda", "emulated")
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
-_NO_CUDA = "this version of pydeform has no CUDA backend; it computes on the CPU"
 _NOT_BUILT = (
     "pydeform._cpu is not built: run `pip install -e .` in the source tree (with a C compiler), "
     'or compute with the slow reference inside `with pydeform.use_backend("ref"):`'
@@ -29,19 +30,21 @@ def use_backend(name: str) -> Iterator[None]:
 
     Parameters
     ----------
-    name : {"ref", "cpu", "cuda"}
+    name : {"ref", "cpu", "cuda", "emulated"}
         "ref" is the executable specification in NumPy: slow, plain, and also for `numpy.longdouble`
         and for object arrays of `fractions.Fraction`. "cpu" is the compiled backend and the default
-        for arrays on the CPU. "cuda" is not part of this version.
+        for arrays on the CPU. "cuda" is the default for arrays on a CUDA device, and takes no
+        others. "emulated" runs the very CUDA kernels on arrays on the CPU, compiled by a C++
+        compiler, thread by thread: for tests, slow.
 
     Raises
     ------
     ValueError
         If there is no backend of that name.
-    NotImplementedError
-        If the backend is "cuda".
     ImportError
-        If the backend is "cpu" and its compiled module is missing.
+        If the backend is "cpu" and its compiled module is missing, or "cuda" and CuPy is.
+    RuntimeError
+        If the backend is "cuda" and there is no CUDA device.
 
     Examples
     --------
@@ -64,10 +67,12 @@ def use_backend(name: str) -> Iterator[None]:
 
 def load(name: str) -> Any:
     """Import the backend of this name: a module with the functions that every backend has."""
-    if name == "cuda":
-        raise NotImplementedError(_NO_CUDA)
     if name == "ref":
         return import_module("pydeform._ref")
+    if name != "cpu":
+        if name == "cuda":
+            _cuda.cupy()
+        return import_module("pydeform._gpu")
     try:
         _cpu = import_module("pydeform._cpu")
     except ModuleNotFoundError as error:
@@ -82,11 +87,21 @@ def load(name: str) -> Any:
 
 def backend_for(device: str) -> tuple[Any, tuple[str, ...]]:
     """Return the backend for arrays on this device and the names of the dtypes it takes."""
-    name = _forced.get() or "cpu"
-    if device.startswith("cuda"):
-        raise NotImplementedError(
-            f"arrays on {device}: {_NO_CUDA}; move them there, as in x.cpu() or x.get()"
+    kind = device.partition(":")[0]
+    name = _forced.get() or kind
+    if kind not in ("cpu", "cuda"):
+        raise TypeError(
+            f"arrays on {device}: expected arrays on the CPU or on a CUDA device; "
+            "move them there first"
         )
-    if device != "cpu":
-        raise TypeError(f"arrays on {device}: expected arrays on the CPU; move them there first")
+    if name == "cuda" and kind == "cpu":
+        raise TypeError(
+            'arrays on cpu: expected CUDA arrays inside use_backend("cuda"); move them there '
+            'first, or run the CUDA kernels on the CPU, slowly, inside use_backend("emulated")'
+        )
+    if kind == "cuda" and name != "cuda":
+        raise TypeError(
+            f"arrays on {device}: expected arrays on the CPU inside use_backend({name!r}); "
+            "move them there, as in x.cpu() or x.get()"
+        )
     return load(name), (*_FLOATS, "longdouble", "object") if name == "ref" else _FLOATS

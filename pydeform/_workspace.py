@@ -1,20 +1,27 @@
-"""How much memory copies of images may take."""
+"""How much memory backends may take beside arguments and results."""
 
 from __future__ import annotations
 
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from pydeform import _dispatch, _shapes
 
 
-def set_workspace_limit(size: SupportsIndex) -> None:
-    """Set how many bytes copies of images may take in the compiled backend, for the whole process.
+def _backend(name: str) -> Any:
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"backend: expected 'cpu' or 'cuda', got {name!r}")
+    return _dispatch.load("cpu" if name == "cpu" else "emulated")  # the same module, without CuPy
 
-    The fastest way to read an image is with its channels side by side, and where they are not, the
-    compiled backend copies: for the output as many images at a time as stay within the limit, for
-    gradients a block of channels of an image, and of its gradient, per thread. An image too large
-    for that is read where it lies, which takes up to three times as long. Results of both ways
-    agree within their bounds, but not in every bit: they belong to the limit.
+
+def set_workspace_limit(size: SupportsIndex, backend: str = "cpu") -> None:
+    """Set how many bytes a backend may take beside arguments and results, for the whole process.
+
+    On the CPU these are copies of images. The fastest way to read an image is with its channels
+    side by side, and where they are not, the compiled backend copies: for the output as many images
+    at a time as stay within the limit, for gradients a block of channels of an image, and of its
+    gradient, per thread. An image too large for that is read where it lies, which takes up to three
+    times as long. Results of both ways agree within their bounds, but not in every bit: they belong
+    to the limit.
 
     At import it is PYDEFORM_WORKSPACE_MIB times 2**20 bytes, or 64 MiB. Beside the copies a thread
     needs some megabytes for a tile of positions, and packed weights take as much as the weights.
@@ -22,17 +29,24 @@ def set_workspace_limit(size: SupportsIndex) -> None:
     gradients where every sample has its own weight: they hold a copy of an image, or of a block of
     its channels per thread, whatever its size.
 
+    On a GPU the limit is that of columns: the samples of as many positions as are multiplied by
+    the weight at a time. At import it is PYDEFORM_GPU_WORKSPACE_MIB times 2**20 bytes, or 256 MiB.
+    Where the device has not that much, half of it is tried, once. Beside the columns there are
+    copies, channels last, of what does not lie so, and in float32 of gradients in 16 bit.
+
     Parameters
     ----------
     size : int
-        Bytes; 0 lets no image in 32 or 64 bit be copied.
+        Bytes; 0 lets no image in 32 or 64 bit be copied, and a GPU take 16 positions at a time.
+    backend : {"cpu", "cuda"}
+        Whose limit it is.
 
     Raises
     ------
     TypeError
         If `size` is not an integer.
     ValueError
-        If `size` is negative or beyond 2**62.
+        If `size` is negative or beyond 2**62, or `backend` is none of the two.
 
     See Also
     --------
@@ -50,11 +64,16 @@ def set_workspace_limit(size: SupportsIndex) -> None:
     count = _shapes.integer("size", size)
     if not 0 <= count <= 1 << 62:
         raise ValueError(f"size: expected 0 to 2**62 bytes, got {count}")
-    _dispatch.load("cpu").set_workspace(count)
+    _backend(backend).set_workspace(count)
 
 
-def get_workspace_limit() -> int:
-    """Return how many bytes copies of images may take in the compiled backend.
+def get_workspace_limit(backend: str = "cpu") -> int:
+    """Return how many bytes a backend may take beside arguments and results.
+
+    Parameters
+    ----------
+    backend : {"cpu", "cuda"}
+        Whose limit it is.
 
     Returns
     -------
@@ -71,5 +90,5 @@ def get_workspace_limit() -> int:
     >>> pydeform.get_workspace_limit() >= 0
     True
     """
-    count: int = _dispatch.load("cpu").get_workspace()
+    count: int = _backend(backend).get_workspace()
     return count

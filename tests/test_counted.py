@@ -293,5 +293,5 @@ def test_entries_of_the_contract_are_complete(operation):
         assert callable(attrgetter(operation.name + kind)(pydeform))
     assert "random" not in operation.exact
     assert {"float64", "float32"} <= set(operation.dtypes)
-    assert set(operation.backends) == {"ref", "cpu"}
+    assert set(operation.backends) == {"ref", "cpu", "emulated"}
     assert operation.differences

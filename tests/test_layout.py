@@ -77,12 +77,14 @@ def test_every_rank_has_the_function(stem, kind):
 def test_backends_have_the_same_signatures(name):
     reference = inspect.signature(getattr(import_module("pydeform._ref"), name))
     compiled = inspect.signature(getattr(import_module("pydeform._cpu"), name))
+    device = inspect.signature(getattr(import_module("pydeform._gpu"), name))
     declared = stub()[name].args
     assert not declared.defaults
     assert not declared.kwonlyargs
     names = list(reference.parameters)
     assert names[0] == ("source" if name == "relay" else "geometry")  # the one that is not a layer
     assert list(compiled.parameters) == names
+    assert list(device.parameters) == names
     assert [a.arg for a in (*declared.posonlyargs, *declared.args)] == names
 
 
@@ -101,16 +103,30 @@ def test_every_floor_has_the_file(stem):
         f"tests/ops/test_{stem}",
         f"docs/reference/{stem}",
         *([f"pydeform/_ref/{stem}", f"pydeform/_cpu/{stem}"] * (stem in PRIMITIVES)),
+        *([f"pydeform/_gpu/{stem}"] * (stem in PRIMITIVES)),
     ):
         found = [path + end for end in (".py", "/__init__.py", ".md", ".pxi")]
         assert any((ROOT / name).is_file() for name in found), path
+
+
+def test_the_gpu_has_every_function():
+    """Of the other backends; what is beside them on the CPU concerns threads and its build."""
+    device = import_module("pydeform._gpu")
+    assert set(pydeform._ref.__all__) <= set(device.__all__)
+    assert set(stub()) - set(device.__all__) == {
+        "build_info",
+        "empty",
+        "get_num_threads",
+        "max_threads",
+        "set_num_threads",
+    }
 
 
 @in_a_source_tree
 def test_files_stay_short():
     for folder in ("pydeform", "tests", "docs", "benchmarks"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".pyx", ".pxi", ".h", ".md"}:
+            if path.suffix in {".py", ".pyx", ".pxi", ".h", ".md", ".cu", ".cuh", ".cpp"}:
                 lines = len(path.read_text(encoding="utf-8").splitlines())
                 assert lines < 400, f"{path}: {lines} lines"
 

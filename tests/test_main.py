@@ -252,7 +252,7 @@ def test_interrupted(monkeypatch, capsys):
 
 def test_info(capsys):
     assert main(["info"]) == 0
-    assert capsys.readouterr().out == f"{pydeform.info()}\n"
+    assert capsys.readouterr().out == f"{pydeform.info(cuda=True)}\n"
 
 
 def test_version_loads_nothing_optional():

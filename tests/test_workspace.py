@@ -96,8 +96,17 @@ def test_bad_limits(size, error, message):
         pydeform.set_workspace_limit(size)
 
 
-def test_the_environment_sets_the_limit():
-    code = "import pydeform; print(pydeform.get_workspace_limit())"
+def test_an_unknown_backend():
+    with pytest.raises(ValueError, match="backend: expected 'cpu' or 'cuda', got 'gpu'"):
+        pydeform.set_workspace_limit(1, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("backend", "variable"),
+    [("cpu", "PYDEFORM_WORKSPACE_MIB"), ("cuda", "PYDEFORM_GPU_WORKSPACE_MIB")],
+)
+def test_the_environment_sets_the_limit(backend, variable):
+    code = f"import pydeform; print(pydeform.get_workspace_limit({backend!r}))"
 
     def start(value):
         return subprocess.run(
@@ -105,11 +114,11 @@ def test_the_environment_sets_the_limit():
             check=False,
             capture_output=True,
             text=True,
-            env={**os.environ, "PYDEFORM_WORKSPACE_MIB": value},
+            env={**os.environ, variable: value},
         )
 
     assert start("3").stdout.strip() == str(3 << 20)
-    assert "PYDEFORM_WORKSPACE_MIB='some'" in start("some").stderr
+    assert f"{variable}='some'" in start("some").stderr
 
 
 def test_drawn_cases_are_exact_without_copies():

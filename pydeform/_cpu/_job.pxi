@@ -4,7 +4,6 @@
 cdef enum:
     TILE_BYTES = 768 << 10  # columns and sums of one tile: they stay in the second-level cache
     MAX_TILE = 384  # positions
-    KEPT_BYTES = 64 << 20  # of workspace stay with the process between calls
 
 cdef struct Array:  # [batch, channel, position] in some layout; strides in elements
     char* data  # NULL: absent
@@ -32,49 +31,6 @@ cdef struct Job:
     int64_t fan, fan_groups  # taps planned, and offset groups loaded, together without a product
     Array input, offset, mask, out
     double multiplications
-
-
-# Blocks of earlier calls, size -> addresses: fresh memory costs a page fault every 4 KiB.
-_kept = {}
-_kept_bytes = 0
-_kept_lock = threading.Lock()
-
-
-cdef class Memory:
-    """Aligned blocks that live as long as this object."""
-
-    cdef list blocks
-
-    def __cinit__(self):
-        self.blocks = []
-
-    cdef char* take(self, int64_t size, bint zeroed=False) except NULL:
-        global _kept_bytes
-        cdef char* block = NULL
-        size = up(size + 64, 4096)
-        with _kept_lock:
-            if _kept.get(size):
-                block = <char*> <uintptr_t> _kept[size].pop()
-                _kept_bytes -= size
-        if block == NULL:
-            block = <char*> malloc(<size_t> size)
-        if block == NULL:
-            raise MemoryError(f"pydeform: no memory for a workspace of {size} bytes")
-        self.blocks.append((<uintptr_t> block, size))
-        block = <char*> ((<uintptr_t> block + 63) & ~<uintptr_t> 63)
-        if zeroed:
-            memset(block, 0, <size_t> size - 64)
-        return block
-
-    def __dealloc__(self):
-        global _kept_bytes
-        for block, size in self.blocks:
-            with _kept_lock:
-                if _kept_bytes + size <= KEPT_BYTES:
-                    _kept.setdefault(size, []).append(block)
-                    _kept_bytes += size
-                    continue
-            free(<void*> <uintptr_t> block)
 
 
 cdef inline int64_t least(int64_t a, int64_t b) noexcept nogil:
@@ -114,24 +70,24 @@ cdef inline pyd_matrix along(const Array* a, int64_t image, int64_t channel,
     return m
 
 
-cdef int storage_of(array) except -1:
-    kind = array.dtype.char  # a dtype's name is slow to come by
-    return PYD_NATIVE if kind in "fd" else PYD_FLOAT16 if kind == "e" else PYD_BFLOAT16
-
-
 cdef Array take(array, int64_t channels, int64_t positions, bint channels_last) except *:
     """A C-contiguous array [N, channels, *positions] or [N, *positions, channels]; or None."""
     cdef Array a
     memset(&a, 0, sizeof(a))
     if array is None:
         return a
-    a.data = <char*> <uintptr_t> array.__array_interface__["data"][0]
-    a.storage = storage_of(array)
-    a.itemsize = array.dtype.itemsize
+    cdef pyd_described found = described(array)
+    a.data = <char*> found.data
+    a.storage = storage_of(&found)
+    a.itemsize = found.itemsize
     a.batch = channels * positions
     a.channel = 1 if channels_last else positions
     a.position = channels if channels_last else 1
     return a
+
+
+_MODES = {"zeros": PYD_ZEROS, "clip_zero": PYD_CLIP_ZERO, "border": PYD_BORDER}
+_KINKS = {"right": PYD_RIGHT, "open": PYD_OPEN, "mean": PYD_MEAN}
 
 
 cdef Job make_job(geometry, input, offset, mask) except *:
@@ -156,9 +112,8 @@ cdef Job make_job(geometry, input, offset, mask) except *:
     job.pixels = 1
     job.positions = 1
     job.field.rank = job.rank
-    job.field.mode = {"zeros": PYD_ZEROS, "clip_zero": PYD_CLIP_ZERO,
-                      "border": PYD_BORDER}[geometry.mode]
-    job.field.kink = {"right": PYD_RIGHT, "open": PYD_OPEN, "mean": PYD_MEAN}[geometry.kink]
+    job.field.mode = _MODES[geometry.mode]
+    job.field.kink = _KINKS[geometry.kink]
     job.field.length = 3 if job.field.kink == PYD_MEAN else 2
     job.field.corners = job.field.length ** job.rank
     reach = 0
@@ -375,10 +330,12 @@ cdef const void* load_vector(const Job* job, array, Memory memory) except? NULL:
     cdef void* to
     if array is None:
         return NULL
-    m.data = <char*> <uintptr_t> array.__array_interface__["data"][0]
-    m.storage = storage_of(array)
+    cdef int64_t size = array.size
+    cdef pyd_described found = described(array)
+    m.data = <char*> found.data
+    m.storage = storage_of(&found)
     m.row = 0
     m.column = 1
-    to = memory.take((array.size + 64) * job.itemsize)
-    job.k.load(&m, 1, array.size, to, 0)
+    to = memory.take((size + 64) * job.itemsize)
+    job.k.load(&m, 1, size, to, 0)
     return to

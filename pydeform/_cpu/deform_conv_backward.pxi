@@ -341,8 +341,11 @@ cdef object open_gradients(Back* back, geometry, grad_output, grads):
     back.mask = take(mask, samples, job.positions, job.channels_last)
 
 
-def deform_conv_backward(geometry, grad_output, input, offset, weight, mask, grads):
-    """Write the gradients that `grads` (input, offset, weight, bias, mask) has arrays for."""
+def deform_conv_backward(geometry, grad_output, input, offset, weight, mask, grads, deterministic):
+    """Write the gradients that `grads` (input, offset, weight, bias, mask) has arrays for.
+
+    Always deterministic here.
+    """
     cdef Back back
     cdef Memory memory = Memory()
     grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads

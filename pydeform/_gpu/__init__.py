@@ -1,4 +1,4 @@
-"""The CUDA backend: kernels in CUDA C++, started by CuPy, or executed on the CPU where there is none.
+"""The CUDA backend: kernels in CUDA C++, started by CuPy, or executed on the CPU without one.
 
 A module with the same function names as the other backends. CuPy arrays are computed on where they
 lie, on CuPy's current stream, without synchronisation. NumPy arrays run through the host execution

@@ -2,16 +2,18 @@
 
 A source `X.cu` includes headers of this folder and declares each kernel in comments::
 
-    // kernel: columns args=columns_args threads=256 registers=96 sass=LDG.E.128
+    // kernel: columns args=columns_args threads=256 registers=96
     // instances: T,A = float,float | double,double | half_t,float; R = 1 | 2 | 3; V = 1 | 16B
+    // registers: double = 128
+    // sass: *,*,*,8 = LDG.E.128
     template <class T, class A, int R, int V>
     __device__ void columns(const columns_args& a) { ... }
 
-The instances of a line are all combinations of its axes, in the order of the template's parameters;
+`threads` bounds the block; `registers` is the ceiling that tests hold the compiler to. The
+instances of a line are all combinations of its axes, in the order of the template's parameters;
 lines add up; a kernel without a line is no template. `16B` is the number of T in 16 bytes.
-`threads` bounds the block, `registers` is a ceiling that tests hold the compiler to, and `sass`
-names instructions (separated by commas) that tests find in each instance; `sass@float,float,2=...`
-claims it for instances that begin so.
+`registers` gives a ceiling of their own to instances that begin so (`*`: whatever stands there;
+the last line that fits counts), `sass` names instructions that tests find in their machine code.
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ from itertools import product
 from pathlib import Path
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"[ \t]*$', re.MULTILINE)
-_KERNEL = re.compile(r"^// kernel:[ \t]*(\w+)[ \t]*(.*)$")
-_INSTANCES = re.compile(r"^// instances:[ \t]*(.*)$")
+_DECLARATION = re.compile(r"^// (kernel|instances|registers|sass):[ \t]*(.*)$")
 _BYTES = {"float": 4, "double": 8, "half_t": 2, "bf16_t": 2}
 
 Instance = tuple[str, ...]
@@ -38,8 +39,8 @@ class Kernel:
     name: str
     args: str
     threads: int
-    registers: int = 255
-    sass: dict[Instance, tuple[str, ...]] = field(default_factory=dict)
+    registers: list[tuple[Instance, int]]
+    sass: list[tuple[Instance, tuple[str, ...]]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
 
     def symbol(self, instance: Instance) -> str:
@@ -49,6 +50,20 @@ class Kernel:
     def call(self, instance: Instance) -> str:
         """Name the instance in C++."""
         return f"{self.name}<{', '.join(instance)}>" if instance else self.name
+
+    def ceiling(self, instance: Instance) -> int:
+        """Registers that a thread of the instance may have at most."""
+        return [number for start, number in self.registers if _begins(instance, start)][-1]
+
+    def instructions(self, instance: Instance) -> set[str]:
+        """Instructions that the instance claims to have."""
+        return {name for start, names in self.sass if _begins(instance, start) for name in names}
+
+
+def _begins(instance: Instance, start: Instance) -> bool:
+    return len(start) <= len(instance) and all(
+        pattern in {"*", text} for pattern, text in zip(start, instance, strict=False)
+    )
 
 
 def _read(name: str, beside: Path | None) -> str:
@@ -84,54 +99,58 @@ def joined(source: str) -> str:
     return expand(name)
 
 
+def _fields(text: str) -> Instance:
+    return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+
+
 def _combinations(line: str) -> list[Instance]:
     axes = []
     for axis in line.split(";"):
         names, _, choices = axis.partition("=")
-        count = len(names.split(","))
-        axis_choices = [
-            tuple(c.strip() for c in choice.split(",")) for choice in choices.split("|")
-        ]
-        if any(len(choice) != count or "" in choice for choice in axis_choices):
-            raise ValueError(f"instances: {axis.strip()!r}: expected {count} of each choice")
-        axes.append(axis_choices)
-    found = []
+        found = [_fields(choice) for choice in choices.split("|")]
+        if any(len(choice) != len(_fields(names)) or "" in choice for choice in found):
+            raise ValueError(
+                f"instances: expected choices of {len(_fields(names))}, got {axis.strip()!r}"
+            )
+        axes.append(found)
+    instances = []
     for chosen in product(*axes):
         instance = tuple(text for choice in chosen for text in choice)
-        sizes = [_BYTES[text] for text in instance if text in _BYTES]
-        found.append(tuple(str(16 // sizes[0]) if t == "16B" else t for t in instance))
-    return found
+        size = next((_BYTES[text] for text in instance if text in _BYTES), 16)
+        instances.append(tuple(str(16 // size) if text == "16B" else text for text in instance))
+    return instances
 
 
-def _kernel(name: str, options: str) -> Kernel:
-    known = {"args": "", "threads": "", "registers": "255"}
-    sass = {}
-    for option in options.split():
-        key, _, value = option.rpartition("=")
-        if key.partition("@")[0] == "sass":
-            prefix = key.partition("@")[2]
-            sass[tuple(prefix.split(",")) if prefix else ()] = tuple(value.split(","))
-        elif key in known:
-            known[key] = value
-        else:
-            raise ValueError(f"kernel {name}: unknown option {option!r}")
-    if not known["args"] or not known["threads"]:
-        raise ValueError(f"kernel {name}: expected args= and threads=, got {options!r}")
-    return Kernel(name, known["args"], int(known["threads"]), int(known["registers"]), sass)
+def _kernel(line: str) -> Kernel:
+    name, *options = line.split()
+    found = {"registers": "255", **dict(option.split("=", 1) for option in options)}
+    if set(found) != {"args", "threads", "registers"}:
+        raise ValueError(f"kernel: expected NAME args= threads= [registers=], got {line!r}")
+    return Kernel(name, found["args"], int(found["threads"]), [((), int(found["registers"]))])
 
 
 @cache
 def kernels(source: str) -> dict[str, Kernel]:
     """Kernels that a source (with its headers) declares, by name."""
     found: dict[str, Kernel] = {}
-    latest = None
     for line in joined(source).splitlines():
-        if match := _KERNEL.match(line):
-            latest = found[match[1]] = _kernel(match[1], match[2])
-        elif match := _INSTANCES.match(line):
-            if latest is None:
-                raise ValueError(f"{source}: instances before any kernel: {line!r}")
-            latest.instances += _combinations(match[1])
+        match = _DECLARATION.match(line)
+        if match is None:
+            continue
+        kind, text = match[1], match[2]
+        if kind == "kernel":
+            latest = _kernel(text)
+            found[latest.name] = latest
+            continue
+        if not found:
+            raise ValueError(f"{source}: {kind} before any kernel: {line!r}")
+        start, _, value = text.partition("=")
+        if kind == "instances":
+            latest.instances += _combinations(text)
+        elif kind == "registers":
+            latest.registers.append((_fields(start), int(value)))
+        else:
+            latest.sass.append((_fields(start), tuple(value.split())))
     for kernel in found.values():
         kernel.instances = list(dict.fromkeys(kernel.instances)) or [()]
     return found
@@ -148,6 +167,12 @@ def find(source: str, kernel: str, instance: Instance) -> Kernel:
             + ", ".join(declared.call(i) for i in declared.instances)
         )
     return declared
+
+
+def sources() -> list[str]:
+    """Sources of this package."""
+    names = (file.name for file in resources.files(__package__).iterdir())
+    return sorted(name.removesuffix(".cu") for name in names if name.endswith(".cu"))
 
 
 def device_stub(kernel: Kernel, instance: Instance) -> str:

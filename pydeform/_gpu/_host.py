@@ -24,7 +24,7 @@ from typing import Any
 
 from pydeform._gpu import _declared
 
-_FILES = ("runtime.h", "half.h", "product.h", "cuda_on_host.h", "runtime.cpp")
+_FILES = ("runtime.h", "half.h", "product.h", "stacks.h", "cuda_on_host.h", "runtime.cpp")
 # No contraction and no aliasing rules: kernels reinterpret memory as GPUs allow.
 _FLAGS = ("-std=c++17", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-ffp-contract=off")
 _schedule: ContextVar[tuple[int, int]] = ContextVar("pydeform_host_schedule", default=(0, 1))

@@ -67,6 +67,20 @@ def launch(
 _find = cache(_declared.find)
 
 
+@cache
+def device_name() -> str | None:
+    """Name the current CUDA device; None without one, or without CuPy."""
+    try:
+        import cupy
+
+        properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    except ImportError:
+        return None
+    except cupy.cuda.runtime.CUDARuntimeError:  # no driver, no device
+        return None
+    return str(properties["name"].decode())
+
+
 def _packed(args: Sequence[Any], pointer: Any) -> bytes:
     """Members of a struct of 8 bytes each."""
     form, values = [], []

@@ -115,12 +115,19 @@ class Sampling:
         group, row, tap, _ = strides(columns)
         return [pointer(columns), first, columns.shape[3], group, row, tap]
 
-    def _run(self, source: str, kernel: str, instance: Sequence[object], units: int, args: list[int],
-             threads: int = THREADS) -> None:  # fmt: skip
+    def _run(
+        self,
+        source: str,
+        kernel: str,
+        instance: Sequence[object],
+        units: int,
+        args: list[int],
+        threads: int = THREADS,
+    ) -> None:
         names = tuple(str(part) for part in instance)
         launch(source, kernel, names, blocks(units), (threads,), [*self.args, *args], xp=self.xp)
 
-    def _tiles(self, rows: int, corners_wide: str) -> int:
+    def _tiles(self, rows: int) -> int:
         """Blocks that a tiled kernel has work for; each says itself how many pairs it takes."""
         return -(-rows // _TILE_ROWS) * self.pairs
 
@@ -134,7 +141,7 @@ class Sampling:
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
         rows = columns.shape[1]
-        tiles = self._tiles(rows, wide)
+        tiles = self._tiles(rows)
         args = [*self._terms(terms), pointer(image), *self._columns(columns, first)]
         instance = (self.T, self.A, rank, vector, wide, self.index)
         self._run("sample", "blend", instance, tiles, [*args, rows, tiles, int(add)])
@@ -150,7 +157,7 @@ class Sampling:
         # Plans of 27 corners: a smaller block, so that one tap of each fits its shared memory.
         threads = 64 if wide == "true" and g.rank == 3 else THREADS
         vectors = g.channels // vector
-        across = _power(vectors, threads)
+        across = min(vectors, threads)
         tiles = -(-out.shape[0] // (threads // across)) * -(-vectors // across)
         narrow = int(out.dtype != self.layout.dtype)
         args = [*self._terms(terms), pointer(image), pointer(out), out.shape[0], tiles, across]
@@ -203,7 +210,7 @@ class Sampling:
         rows = columns.shape[1]
         vector = self._vector(images.itemsize, (columns,), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
-        tiles = self._tiles(rows, wide)
+        tiles = self._tiles(rows)
         args = [*self._terms(terms), *self._columns(columns, first), pointer(images), rows, tiles]
         instance = (self.A, self.geometry.rank, vector, wide, self.index)
         self._run("sample", "scatter", instance, tiles, args)
@@ -217,19 +224,22 @@ class Sampling:
         dead = count * g.offset_groups * prod(size + 2 for size in g.size)
         narrow = dead < 2**31
         keys = xp.empty(rows * self.pairs, np.int32 if narrow else np.int64)
-        args = [first, rows, image, dead, pointer(keys), int(narrow)]
-        rank = g.rank
-        self._run("sample", "keys", (self.A, rank, self.index), -(-keys.size // THREADS), args)
+        wide = self._wide(alpha for alpha, _ in terms)
+        corners = (3 if wide == "true" else 2) ** g.rank
+        weights = self.layout.empty(keys.size, corners)
+        args = [*self._terms(terms), first, rows, image, dead, pointer(keys), int(narrow)]
+        instance = (self.A, g.rank, wide, self.index)
+        units = -(-keys.size // THREADS)
+        self._run("sample", "keys", instance, units, [*args, pointer(weights)])
         order = xp.argsort(keys, kind="stable").astype(np.int64, copy=False)
         cells = xp.arange(dead + 1, dtype=keys.dtype)
         start = xp.searchsorted(keys[order], cells).astype(np.int64, copy=False)
         vector = self._vector(images.itemsize, (columns, images), (columns.shape[3],))
-        wide = self._wide(alpha for alpha, _ in terms)
         lanes = _power(self.width // vector, _LANES)
+        args = [*self._columns(columns, first), pointer(weights), pointer(order), pointer(start)]
         units = -(-count * self.layout.pixels * g.offset_groups * lanes // THREADS)
-        args = [*self._terms(terms), *self._columns(columns, first), pointer(order)]
-        args += [pointer(start), pointer(images), image, count, lanes, 1]
-        self._run("sample", "gather", (self.A, rank, vector, wide, self.index), units, args)
+        args += [pointer(images), image, count, lanes]
+        self._run("sample", "gather", (self.A, g.rank, vector, wide), units, args)
 
     def chunks(self, buffers: int, within_images: bool = False) -> Iterator[tuple[int, int]]:
         """Split the rows so that so many buffers of columns stay in the workspace: (first, count).
@@ -238,7 +248,7 @@ class Sampling:
         """
         positions, rows = self.layout.positions, self.layout.rows
         each = max(1, buffers * self.geometry.channels * self.geometry.taps)
-        most = max(_TILE_ROWS, _workspace.limit() // (each * self.layout.dtype.itemsize))
+        most = max(_TILE_ROWS, _workspace.at_a_time() // (each * self.layout.dtype.itemsize))
         if most >= positions and not within_images:
             step = most // max(positions, 1) * positions
             for first in range(0, rows, max(step, 1)):

@@ -179,8 +179,11 @@ template <class A, class I, int R, bool WIDE>
 __device__ __forceinline__ A terms_weight(const Terms& terms, const Sample<A, I, R>& sample, const A (&factor)[4], int b) {
     A weight = 0;
 #pragma unroll
-    for (int t = 0; t < 4; ++t)
-        if (t < terms.count) weight += factor[t] * corner_weight<A, I, R, WIDE>(sample, int(terms.alpha[t]), b);
+    for (int t = 0; t < 4; ++t) {
+        if (t >= terms.count) continue;
+        const A corner = corner_weight<A, I, R, WIDE>(sample, int(terms.alpha[t]), b);
+        if (corner != 0) weight += factor[t] * corner;  // whatever the factor, what is not read is 0
+    }
     return weight;
 }
 
@@ -192,6 +195,7 @@ template <class A, class I, int N> struct Plan {
     I pixel[N];   // an index where the weight is not 0
     A weight[N];
     A scale;      // NaN for a NaN sample
+    I image;
 };
 
 template <class A, class I, int R, bool WIDE>
@@ -200,6 +204,7 @@ __device__ __forceinline__ void make_plan(const Geometry& g, const Terms& terms,
     const Sample<A, I, R> sample = make_sample<A, I, R>(g, image, group, tap, position);
     A factor[4];
     read_factors<A, I, R>(terms, g, image, group, tap, position, factor);
+    plan.image = image;
     plan.scale = terms.count == 1 ? factor[0] : A(1);
     if (terms.count == 1) factor[0] = 1;
     if (sample.nan) plan.scale = not_a_number(A(0));

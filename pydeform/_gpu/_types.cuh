@@ -34,12 +34,16 @@ typedef unsigned int lanes_t;
 #define PYD_ALL_LANES (~lanes_t(0))
 
 // T* name = the block's dynamic shared memory; all uses in one kernel are the same memory.
+// PYD_SHARED_ARRAY: one of fixed size, beside it.
 #if defined(PYD_HOST)
 #define PYD_SHARED(T, name) T* const name = reinterpret_cast<T*>(coh::block->shared)
+#define PYD_SHARED_ARRAY(T, name, count) \
+  T* const name = static_cast<T*>(coh::shared_array(__COUNTER__, sizeof(T) * (count)))
 #else
 #define PYD_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char pyd_shared[]; \
   T* const name = reinterpret_cast<T*>(pyd_shared)
+#define PYD_SHARED_ARRAY(T, name, count) __shared__ __align__(16) T name[count]
 #endif
 
 // 16-bit floats: stored so, computed as float. To nearest, ties to even; every NaN becomes 0x7fff.
@@ -110,6 +114,18 @@ struct __align__(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
     (void)address;
   }
 };
+
+// *to += values, no addition lost; four floats in one transaction where the hardware has that.
+template <class A, int V>
+__device__ __forceinline__ void atomic_add(A* to, const A (&values)[V]) {
+#pragma unroll
+  for (int v = 0; v < V; ++v) atomicAdd(to + v, values[v]);
+}
+#if !defined(PYD_HOST) && !defined(PYD_HIP) && __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void atomic_add(float* to, const float (&values)[4]) {
+  atomicAdd(reinterpret_cast<float4*>(to), make_float4(values[0], values[1], values[2], values[3]));
+}
+#endif
 
 // Exchange between all lanes of a warp.
 __device__ __forceinline__ int lane_of(int thread) { return thread & (PYD_WARP - 1); }

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pydeform._gpu._layout import Array, Layout, Maybe
 from pydeform._gpu._sampling import Sampling, modulated
 from pydeform._gpu._second import Dots
+from pydeform._gpu._workspace import halve_once
 from pydeform._shapes import ConvGeometry
 
 
@@ -150,6 +151,7 @@ def _flat(columns: Array) -> Array:
     return columns.reshape(groups, rows, taps * channels)
 
 
+@halve_once
 def deform_conv(
     geometry: ConvGeometry,
     input: Array,
@@ -163,6 +165,7 @@ def deform_conv(
     Layer(geometry, input, offset, weight, mask).output(bias, out)
 
 
+@halve_once
 def deform_conv_backward(
     geometry: ConvGeometry,
     grad_output: Array,
@@ -171,6 +174,7 @@ def deform_conv_backward(
     weight: Array,
     mask: Maybe,
     grads: Sequence[Maybe],
+    deterministic: bool,
 ) -> None:
     """Write the gradients of <grad_output, output> to the arrays that are not None in `grads`."""
     layer = Layer(geometry, input, offset, weight, mask)
@@ -196,7 +200,7 @@ def deform_conv_backward(
         if outputs:
             sampling.dots(A, layer.x, outputs, first, layer.m)
         if xbar is not None:
-            sampling.splat(A, [(0, layer.m)], xbar, first)
+            sampling.splat(A, [(0, layer.m)], xbar, first, deterministic)
     if to_b is not None:
         to_b[...] = ybar.sum(axis=0)
     _finish(layer, (to_x, xbar), (to_w, wbar), (to_p, pbar), (to_m, mbar))
@@ -219,6 +223,7 @@ def _finish(
             target[...] = found
 
 
+@halve_once
 def deform_conv_jvp(
     geometry: ConvGeometry,
     input: Array,
@@ -237,6 +242,7 @@ def deform_conv_jvp(
     layer.output_tangent(Tangent(layer, tangents), out_tangent)
 
 
+@halve_once
 def deform_conv_double_backward(
     geometry: ConvGeometry,
     grad_grads: Sequence[Maybe],

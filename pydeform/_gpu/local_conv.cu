@@ -10,7 +10,7 @@ struct weigh_args {
     const void* images;
     void* out;  // [rows, channels]
     int64_t rows, tiles;
-    int64_t across;  // threads along the channels of a row, a power of two
+    int64_t across;  // threads along the channels of a row
     int64_t add;     // to what `out` holds
     int64_t narrow;  // `out` is of the storage type, else of the working type
 };
@@ -34,11 +34,11 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void we
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const int64_t row = tile / blocks * down;
         const I first = I(tile % blocks) * across, vector = first + x, channel = vector * V;
-        // The offset groups that the channels of this block belong to; never more than `across`.
+        // The offset groups that the channels of this block belong to, at most one a thread.
         const I group = first * V / width, end = first + across < vectors ? first + across : vectors;
         const I groups = (end * V - 1) / width - group + 1;
         const int64_t r = row + y;
-        const bool here = r < a.rows && vector < vectors;
+        const bool here = r < a.rows && y < down && vector < vectors;
         const T* image = here ? image_at<T>(a.images, g, I(r) / positions, channel) : nullptr;
         A sum[V];
 #pragma unroll

@@ -1,4 +1,4 @@
-"""Convolution with a kernel per position on the GPU: sums over taps while channels are in registers.
+"""Convolution with a kernel per position on the GPU: sums over taps, channels in registers.
 
 The kernel kappa takes the mask's place and every weight is 1, so that the columns A of
 `pydeform._gpu.deform_conv` are ybar for all taps, and nothing is multiplied by a matrix.
@@ -40,7 +40,11 @@ class Layer:
         # What is added up is rounded to storage once, at the end.
         dtype = layout.storage if len(images) == 1 else layout.dtype
         direct = self.geometry.channels_last and dtype == out.dtype
-        rows = out.reshape(-1, channels) if direct else layout.empty(layout.rows, channels, dtype=dtype)
+        rows = (
+            out.reshape(-1, channels)
+            if direct
+            else layout.empty(layout.rows, channels, dtype=dtype)
+        )
         for number, (image, terms) in enumerate(images):
             self.sampling.weigh(image, terms, rows, add=number > 0)
         if not images:

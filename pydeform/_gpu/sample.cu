@@ -21,7 +21,7 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void bl
     __shared__ P plans[Tile<P>::PLANS];
     const Geometry& g = a.g;
     const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + Tile<P>::PAIRS - 1) / Tile<P>::PAIRS;
-    const I width = I(g.channels / g.groups), vectors = width / V, positions = I(g.positions);
+    const I width = I(g.channels / g.groups), vectors = width / V;
     const int64_t last = a.columns.first + a.rows;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const int64_t row = a.columns.first + tile / across * Tile<P>::ROWS;
@@ -34,7 +34,7 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void bl
             if (r >= last || p >= pairs) continue;
             const I channel = p / taps * width + item % vectors * V;
             A sum[V];
-            blend_corners<T, A, V>(plans[e], image_at<T>(a.images, g, I(r) / positions, channel), g.channels, sum);
+            blend_corners<T, A, V>(plans[e], image_at<T>(a.images, g, plans[e].image, channel), g.channels, sum);
             A* out = column_at<A>(a.columns, r, p % taps, channel);
             A old[V];
             if (a.add) load<A, A, V>(out, old);
@@ -84,6 +84,9 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
 #pragma unroll
             for (int b = 0; b < N; ++b) sum[b] = 0;
             if (here && samples[e].alive) {
+                I pixel[N];
+#pragma unroll
+                for (int b = 0; b < N; ++b) pixel[b] = corner_pixel<A, I, R, WIDE>(g, samples[e], b);
                 for (I vector = lane; vector < vectors; vector += lanes) {
                     const I channel = p / taps * width + vector * V;
                     const T* x = image_at<T>(a.images, g, r / positions, channel);
@@ -91,10 +94,9 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
                     load<A, A, V>(column_at<A>(a.columns, r, p % taps, channel), column);
 #pragma unroll
                     for (int b = 0; b < N; ++b) {
-                        const I pixel = corner_pixel<A, I, R, WIDE>(g, samples[e], b);
-                        if (pixel < 0) continue;
+                        if (pixel[b] < 0) continue;
                         A pixels[V];
-                        load<T, A, V>(x + int64_t(pixel) * g.channels, pixels);
+                        load<T, A, V>(x + int64_t(pixel[b]) * g.channels, pixels);
 #pragma unroll
                         for (int v = 0; v < V; ++v) sum[b] += column[v] * pixels[v];
                     }
@@ -125,29 +127,37 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
 // of the cells around it, in the order of the samples. No atomics, the same bits in every run.
 struct keys_args {
     Geometry g;
+    Terms terms;
     int64_t first, rows, first_image, dead;
-    void* keys;      // per (row, offset group, tap)
+    void* keys;      // the cell of each (row, offset group, tap), `dead` where nothing is scattered
     int64_t narrow;  // keys are int, else int64_t
+    void* weights;   // of its corners, of the working type
 };
 
 // kernel: keys args=keys_args threads=256
-// instances: A = float | double; R = 1 | 2 | 3; I = int | int64_t
-template <class A, int R, class I> __device__ void keys(const keys_args& a) {
+// instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
+template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
+    constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
-    const int64_t pairs = g.groups * g.taps;
-    for (int64_t s = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; s < a.rows * pairs; s += int64_t(gridDim.x) * blockDim.x) {
-        const int64_t r = a.first + s / pairs;
-        const I image = I(r) / I(g.positions), group = I(s % pairs) / I(g.taps);
-        const Sample<A, I, R> sample = make_sample<A, I, R>(g, image, group, I(s % pairs) % I(g.taps), I(r) % I(g.positions));
-        int64_t cell = (image - a.first_image) * g.groups + group;
-        bool reads = sample.alive;
+    const int64_t pairs = g.groups * g.taps, step = int64_t(gridDim.x) * blockDim.x;
+    for (int64_t s = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; s < a.rows * pairs; s += step) {
+        const I r = I(a.first + s / pairs), image = r / I(g.positions), position = r % I(g.positions);
+        const I group = I(s % pairs) / I(g.taps), tap = I(s % pairs) % I(g.taps);
+        const Sample<A, I, R> sample = make_sample<A, I, R>(g, image, group, tap, position);
+        A factor[4];
+        read_factors<A, I, R>(a.terms, g, image, group, tap, position, factor);
+        A* weights = static_cast<A*>(a.weights) + s * N;
+        bool scatters = false;
 #pragma unroll
-        for (int d = 0; d < R; ++d) {
-            const Axis<A, I>& axis = sample.axis[d];
-            cell = cell * (g.size[d] + 2) + axis.at + 1;
-            reads = reads && (axis.value[0] != 0 || axis.value[1] != 0 || axis.slope[0] != 0 || axis.slope[1] != 0 || axis.slope[2] != 0);
+        for (int b = 0; b < N; ++b) {
+            const A weight = terms_weight<A, I, R, WIDE>(a.terms, sample, factor, b);
+            weights[b] = weight;
+            scatters = scatters || weight != 0;
         }
-        if (!reads) cell = a.dead;
+        int64_t cell = (image - a.first_image) * g.groups + group;
+#pragma unroll
+        for (int d = 0; d < R; ++d) cell = cell * (g.size[d] + 2) + sample.axis[d].at + 1;
+        if (!sample.alive || !scatters) cell = a.dead;
         if (a.narrow) static_cast<int*>(a.keys)[s] = int(cell);
         else static_cast<int64_t*>(a.keys)[s] = cell;
     }
@@ -155,60 +165,53 @@ template <class A, int R, class I> __device__ void keys(const keys_args& a) {
 
 struct gather_args {
     Geometry g;
-    Terms terms;
     Columns columns;
-    const void* order;  // of samples by cell, int64_t
-    const void* start;  // where each cell's begin in it, int64_t
-    void* images;       // of the working type, channels last
+    const void* weights;  // of the samples' corners
+    const void* order;    // of samples by cell, int64_t
+    const void* start;    // where each cell's begin in it, int64_t
+    void* images;         // of the working type, channels last
     int64_t first_image, count, lanes;
-    int64_t add;
 };
 
 // kernel: gather args=gather_args threads=256
-// instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
-// instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
-template <class A, int R, int V, bool WIDE, class I> __device__ void gather(const gather_args& a) {
+// instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true
+template <class A, int R, int V, bool WIDE> __device__ void gather(const gather_args& a) {
+    constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
+    const A* weights = static_cast<const A*>(a.weights);
     const int64_t* order = static_cast<const int64_t*>(a.order);
     const int64_t* start = static_cast<const int64_t*>(a.start);
-    const I pairs = I(g.groups * g.taps), taps = I(g.taps), positions = I(g.positions), groups = I(g.groups);
-    const I width = I(g.channels / g.groups), vectors = width / V;
+    const int64_t pairs = g.groups * g.taps, width = g.channels / g.groups;
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
-    const int64_t step = int64_t(gridDim.x) * blockDim.x / lanes;
+    const int64_t total = a.count * g.pixels * g.groups, step = int64_t(gridDim.x) * blockDim.x / lanes;
     // The groups of a pixel side by side: its channels are.
-    for (int64_t item = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / lanes; item < a.count * g.pixels * groups; item += step) {
-        const I group = I(item % groups);
-        const int64_t pixel = item / groups % g.pixels, image = item / groups / g.pixels;
-        I at[R];
-        int64_t rest = pixel;
+    for (int64_t item = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / lanes; item < total; item += step) {
+        const int64_t group = item % g.groups, pixel = item / g.groups % g.pixels, image = item / g.groups / g.pixels;
+        int64_t at[R], rest = pixel;
 #pragma unroll
-        for (int d = R - 1; d >= 0; --d) at[d] = I(rest % g.size[d]), rest /= g.size[d];
-        for (I vector = lane; vector < vectors; vector += lanes) {
-            const I channel = group * width + vector * V;
-            A sum[V];
+        for (int d = R - 1; d >= 0; --d) at[d] = rest % g.size[d], rest /= g.size[d];
+        for (int64_t in_group = lane * V; in_group < width; in_group += lanes * V) {
+            const int64_t channel = group * width + in_group;
             A* out = static_cast<A*>(a.images) + ((a.first_image + image) * g.pixels + pixel) * g.channels + channel;
-#pragma unroll
-            for (int v = 0; v < V; ++v) sum[v] = 0;
-            if (a.add) load<A, A, V>(out, sum);
+            A sum[V];
+            load<A, A, V>(out, sum);
 #pragma unroll 1
-            for (int b = 0; b < corner_count<R, WIDE>(); ++b) {
-                int64_t cell = image * groups + group;
+            for (int b = 0; b < N; ++b) {
+                int64_t cell = image * g.groups + group;
                 bool exists = true;
 #pragma unroll
                 for (int d = 0; d < R; ++d) {
-                    const I anchor = at[d] - (digit<R, WIDE>(b, d) - 1);
-                    exists = exists && anchor >= -1 && anchor <= I(g.size[d]);
+                    const int64_t anchor = at[d] - (digit<R, WIDE>(b, d) - 1);
+                    exists = exists && anchor >= -1 && anchor <= g.size[d];
                     cell = cell * (g.size[d] + 2) + anchor + 1;
                 }
                 if (!exists) continue;
-                for (int64_t i = start[cell]; i < start[cell + 1]; ++i) {
-                    const int64_t s = order[i], r = a.columns.first + s / pairs;
-                    const I tap = I(s % pairs) % taps, n = I(r) / positions, q = I(r) % positions;
-                    const Sample<A, I, R> sample = make_sample<A, I, R>(g, n, group, tap, q);
-                    A factor[4];
-                    read_factors<A, I, R>(a.terms, g, n, group, tap, q, factor);
-                    const A weight = terms_weight<A, I, R, WIDE>(a.terms, sample, factor, b);
-                    if (weight != 0) add_scaled<A, A, V>(column_at<A>(a.columns, r, tap, channel), weight, sum);
+                const int64_t end = start[cell + 1];
+                for (int64_t i = start[cell]; i < end; ++i) {
+                    const int64_t s = order[i];
+                    const A weight = weights[s * N + b];
+                    const int64_t row = a.columns.first + s / pairs;
+                    if (weight != 0) add_scaled<A, A, V>(column_at<A>(a.columns, row, s % g.taps, channel), weight, sum);
                 }
             }
             store<A, A, V>(out, sum);
@@ -233,7 +236,7 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(con
     __shared__ P plans[Tile<P>::PLANS];
     const Geometry& g = a.g;
     const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + Tile<P>::PAIRS - 1) / Tile<P>::PAIRS;
-    const I width = I(g.channels / g.groups), vectors = width / V, positions = I(g.positions);
+    const I width = I(g.channels / g.groups), vectors = width / V;
     const int64_t last = a.columns.first + a.rows;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const int64_t row = a.columns.first + tile / across * Tile<P>::ROWS;
@@ -247,13 +250,14 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(con
             const I channel = p / taps * width + item % vectors * V;
             A column[V];
             load<A, A, V>(column_at<A>(a.columns, r, p % taps, channel), column);
-            A* image = static_cast<A*>(a.images) + int64_t(I(r) / positions) * g.pixels * g.channels + channel;
+            A* image = static_cast<A*>(a.images) + plans[e].image * g.pixels * g.channels + channel;
 #pragma unroll
             for (int b = 0; b < corner_count<R, WIDE>(); ++b) {
-                const A weight = plans[e].weight[b] * plans[e].scale;
                 if (plans[e].weight[b] == 0) continue;
+                A added[V];
 #pragma unroll
-                for (int v = 0; v < V; ++v) atomicAdd(image + plans[e].pixel[b] * g.channels + v, weight * column[v]);
+                for (int v = 0; v < V; ++v) added[v] = plans[e].weight[b] * plans[e].scale * column[v];
+                atomic_add(image + int64_t(plans[e].pixel[b]) * g.channels, added);
             }
         }
         __syncthreads();

@@ -229,6 +229,7 @@ def deform_conv_backward(
     weight: Array,
     mask: Term,
     grads: Sequence[Term],
+    deterministic: bool,  # noqa: ARG001 - it always is
 ) -> None:
     """Write the gradients of <grad_output, output> to the arrays that are not None in `grads`."""
     layer = Layer(geometry, input, offset, weight, mask)

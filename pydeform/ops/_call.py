@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from pydeform._arrays import NumpyArray
 from pydeform.ops import _checks, _outputs
 from pydeform.ops._outputs import Wanted
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Arrays: TypeAlias = Mapping[str, NumpyArray]  # those that are there, by name, C-contiguous
 
 
@@ -49,7 +52,7 @@ class Rules:
     grads, double_grads
         The named tuples that the gradients are returned in.
     constants
-        Names of arrays that have no gradients.
+        Names of arrays that have no gradients; they may lie on the CPU beside others on a device.
     """
 
     arguments: tuple[str, ...]
@@ -107,7 +110,8 @@ class _Call(NamedTuple):
     def prepared(self, wanted: Mapping[str, Wanted], out: Mapping[str, Any]) -> _Buffers:
         """Return what a rule computes with: contiguous arrays and memory for the results."""
         strided = {name: a for name, a in self.arrays.items() if not _arrays.is_ready(a)}
-        results = _outputs.prepare(wanted, out, self.arrays, strided)
+        empty = getattr(self.backend, "empty", None)  # a backend may keep memory of its own
+        results = _outputs.prepare(wanted, out, self.arrays, strided, empty)
         arrays = {name: _arrays.ready(a) for name, a in self.arrays.items()}
         return _Buffers(arrays, results, out, self.give)
 
@@ -166,12 +170,34 @@ def _prepare(
     for name in rules.constants:
         if values.get(name) is not None:
             given[name] = values[name]
-    taken = _arrays.take({**given, **extra}, like=rules.like)
+    taken = _arrays.take({**given, **extra}, like=rules.like, host=rules.constants)
     backend, accepted = _dispatch.backend_for(taken.device)
     plan = rules.plan({name: taken.arrays[name] for name in given}, accepted, options)
     return _Call(backend, plan, rules.arguments, taken.arrays, taken.give)
 
 
+def _where_it_lies(at: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make the device of a call's arrays current, and the stream of their library.
+
+    `at` is where the arrays by name stand among the positional arguments.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            rules, values = cast("Rules", args[0]), cast("Mapping[str, Any]", args[at])
+            place = _arrays.place(values.get(rules.like))
+            if place is None:
+                return function(*args, **kwargs)
+            with place:
+                return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+@_where_it_lies(1)
 def forward(rules: Rules, values: Mapping[str, Any], options: Any, out: Any) -> Any:
     """Return the output; `values` are the arrays by name, None where absent."""
     call = _prepare(rules, values, options, {})
@@ -181,6 +207,7 @@ def forward(rules: Rules, values: Mapping[str, Any], options: Any, out: Any) -> 
     return buffers.returned("out")
 
 
+@_where_it_lies(2)
 def backward(
     rules: Rules,
     grad_output: Any,
@@ -201,6 +228,7 @@ def backward(
     return rules.grads(*(buffers.returned(_key("out", name)) for name in rules.arguments))
 
 
+@_where_it_lies(1)
 def jvp(
     rules: Rules,
     values: Mapping[str, Any],
@@ -221,6 +249,7 @@ def jvp(
     return output, output_tangent
 
 
+@_where_it_lies(3)
 def double_backward(
     rules: Rules,
     grad_grads: Mapping[str, Any],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
+from types import NoneType
 from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -96,6 +97,9 @@ def check_dtypes(
     wide: Sequence[str] = ("offset", "mask"),
 ) -> None:
     """Check that all share the dtype of `main`; those in `wide` may be float32 beside 16 bits."""
+    dtypes = {array.dtype for array in arrays.values()}
+    if len(dtypes) == 1 and dtype_name(*dtypes) in accepted:
+        return
     found = {name: dtype_name(array.dtype) for name, array in arrays.items()}
     for name, dtype in found.items():
         if dtype not in accepted:
@@ -119,7 +123,21 @@ def check_dtypes(
     raise TypeError(f"mixed dtypes: {expected}, got {got}")
 
 
-def _ranks(arrays: Mapping[str, NumpyArray], rank: int, last: bool) -> None:
+class _Shape(NamedTuple):
+    """All that the checks of a geometry look at in an array."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+Shapes: TypeAlias = Mapping[str, _Shape]
+
+
+def _ranks(arrays: Shapes, rank: int, last: bool) -> None:
     """Check how many axes each array has."""
     axes = ", ".join(AXES[rank])
     images = f"(batch, {axes}, channels)" if last else f"(batch, channels, {axes})"
@@ -163,7 +181,7 @@ def _layout_hint(last: bool) -> str:
 
 
 def _positions_hint(
-    name: str, array: NumpyArray, geometry: ConvGeometry, expected: tuple[int, ...]
+    name: str, array: _Shape, geometry: ConvGeometry, expected: tuple[int, ...]
 ) -> str:
     """Say what may have gone wrong with the shape of offset or mask."""
     last, rank, taps, out = geometry.channels_last, geometry.rank, geometry.taps, geometry.out_size
@@ -194,7 +212,7 @@ def _positions_hint(
     return hint
 
 
-def _check_positions(arrays: Mapping[str, NumpyArray], geometry: ConvGeometry, given: bool) -> None:
+def _check_positions(arrays: Shapes, geometry: ConvGeometry, given: bool) -> None:
     """Check the shapes of offset and mask."""
     last, rank, taps = geometry.channels_last, geometry.rank, geometry.taps
     for name, per_group, factors in (
@@ -215,7 +233,7 @@ def _check_positions(arrays: Mapping[str, NumpyArray], geometry: ConvGeometry, g
 
 
 def _offset_groups(
-    arrays: Mapping[str, NumpyArray], channels: int, taps: int, rank: int, given: object, last: bool
+    arrays: Shapes, channels: int, taps: int, rank: int, given: object, last: bool
 ) -> int:
     """Return the offset groups, which divide the channels: as given or as offset or mask has."""
     if given is not None:
@@ -244,8 +262,30 @@ def _offset_groups(
     return 1
 
 
+def _is_plain(option: object) -> bool:
+    """Tell whether an option equals no option that means something else, as True equals 1."""
+    kind = type(option)
+    if kind is tuple:
+        return all(type(item) is int for item in option)  # type: ignore[attr-defined]
+    return kind in (int, str, NoneType)
+
+
 def geometry_of(rank: int, arrays: Mapping[str, NumpyArray], options: Options) -> ConvGeometry:
     """Check the shapes against each other and the options, and return the geometry."""
+    shapes = {name: _Shape(array.shape, array.itemsize) for name, array in arrays.items()}
+    if all(map(_is_plain, options)):  # most calls have the shapes of an earlier one
+        return _known_geometry(rank, tuple(shapes.items()), options)
+    return _checked_geometry(rank, shapes, options)
+
+
+@lru_cache(maxsize=256)
+def _known_geometry(
+    rank: int, shapes: tuple[tuple[str, _Shape], ...], options: Options
+) -> ConvGeometry:
+    return _checked_geometry(rank, dict(shapes), options)
+
+
+def _checked_geometry(rank: int, arrays: Shapes, options: Options) -> ConvGeometry:
     mode = choice("mode", options.mode, MODES)
     kink = choice("kink", options.kink, KINKS)
     last = choice("layout", options.layout, LAYOUTS) == "channels_last"

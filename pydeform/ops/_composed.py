@@ -15,6 +15,9 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
+
+from pydeform import _arrays
 from pydeform._arrays import NumpyArray
 from pydeform.ops import _call, _checks
 from pydeform.ops._derivative_docs import docstring
@@ -75,8 +78,17 @@ class Formulas:
 
 
 def namespace(array: Any) -> Any:
-    """Return the array API namespace of an array."""
-    return array.__array_namespace__()
+    """Return the array API namespace of an array; CuPy's arrays have none, its module is one."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return _arrays.namespace(array)
+
+
+def constants(values: Sequence[Any], like: Any) -> Any:
+    """Return numbers as an array of the dtype of another, where that lies."""
+    if hasattr(like, "__array_namespace__"):
+        return namespace(like).asarray(values, dtype=like.dtype)
+    return _arrays.constant(np.asarray(values, like.dtype), like)
 
 
 def zeros_like(array: Any) -> Any:

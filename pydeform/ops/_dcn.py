@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import NumpyArray, ready
+from pydeform._arrays import NumpyArray, constant, ready
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _checks, _parts
 from pydeform.ops._outputs import Wanted
@@ -215,7 +215,7 @@ class Part:
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the scaled offsets, from q*stride - pad on, as (y, x)."""
         array = ready(cast("NumpyArray", array))
-        return self._turned(array, self.lattice.start(array.dtype))
+        return self._turned(array, constant(self.lattice.start(array.dtype), array))
 
     def factor(self, array: NumpyArray | None) -> NumpyArray:
         """Return the mask."""

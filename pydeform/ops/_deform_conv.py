@@ -174,8 +174,9 @@ def deform_conv_backward(
         Names among "input", "offset", "weight", "bias", "mask" whose gradients are computed.
         Default: of all arguments that are given.
     deterministic : bool
-        On the CPU the bits are the same on every run and for any number of threads, whatever is
-        said here.
+        Give the same bits on every run. On the CPU that is so whatever is said here, for any number
+        of threads. On a GPU False adds the input's gradient up by atomic additions instead of
+        sorting the samples: less work, and bits that may differ from run to run.
     out : mapping from names to arrays, optional
         Gradients to be written in these arrays, which are returned; each as `out` of
         `deform_convRANKd`.

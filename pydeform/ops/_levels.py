@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import NumpyArray, as_numpy, device_of, ready
+from pydeform._arrays import NumpyArray, as_array, device_of, namespace, on_host, ready
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _checks, _parts
 from pydeform.ops._call import Arrays
@@ -82,7 +82,8 @@ class Part:
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the positions in pixels, as (y, x)."""
         array = cast("NumpyArray", array)
-        start = np.full((self.geometry.taps, 2), _parts.exact(-0.5, array.dtype), array.dtype)
+        half = _parts.exact(-0.5, array.dtype)
+        start = namespace(array).full((self.geometry.taps, 2), half, array.dtype)
         return self._turned(array, start)
 
     def factor(self, array: NumpyArray | None) -> NumpyArray:
@@ -108,7 +109,7 @@ class Part:
         """Write the adjoint of `linear`; later levels are added to the output."""
         target = self._of(role, result)
         if role == "output":
-            np.add(target, values.reshape(target.shape), out=target)
+            target += values.reshape(target.shape)
         else:
             scale = self.geometry.size if role == "position" else (1,)
             _parts.relay(self.backend, values.reshape(target.shape), scale, target)
@@ -117,11 +118,11 @@ class Part:
 def _table(name: str, value: object, columns: int) -> list[tuple[int, ...]]:
     """Return a table of integers, from an array or from nested sequences."""
     expected = "(height, width) of every level" if columns == 2 else "the start of every level"
-    if hasattr(value, "__dlpack__"):
+    if hasattr(value, "__dlpack__") or hasattr(value, "__cuda_array_interface__"):
         device = device_of(name, value)
-        if device != "cpu":
-            raise TypeError(f"{name}: expected an array on the CPU, got one on {device}")
-        array = as_numpy(name, value)
+        if not device.startswith(("cpu", "cuda")):
+            raise TypeError(f"{name}: expected an array on the CPU or CUDA, got one on {device}")
+        array = on_host(as_array(name, value, device))
     else:
         try:
             array = np.array(value)

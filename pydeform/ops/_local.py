@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from math import lcm, prod
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import numpy as np
-
 from pydeform import _shapes
-from pydeform._arrays import NumpyArray
+from pydeform._arrays import NumpyArray, namespace
 from pydeform._shapes import AXES, ConvGeometry
 from pydeform.ops import _checks
 from pydeform.ops._call import Arrays, Rules, working
@@ -229,7 +227,7 @@ class _Common:
         if times > 1:
             axis = -2 if self.plan.geometry.channels_last else 1
             grouped = array.reshape(self._grouped(name, self.plan.groups[name]))
-            array = np.repeat(grouped, times, axis=axis)
+            array = namespace(array).repeat(grouped, times, axis=axis)
         return array.reshape(self._flat(name))
 
     def memory(self, name: str, results: Arrays) -> NumpyArray | None:
@@ -239,7 +237,8 @@ class _Common:
         result = results[name]
         if self._times(name) == 1:
             return result.reshape(self._flat(name))
-        return np.empty(self._flat(name), working(result[:0]).dtype)
+        memory: NumpyArray = namespace(result).empty(self._flat(name), working(result[:0]).dtype)
+        return memory
 
     def give(self, name: str, written: NumpyArray | None, results: Arrays) -> None:
         """Sum over the repeated groups what `memory` was for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pydeform._arrays import NumpyArray, as_numpy, device_of
+from pydeform import _cuda
+from pydeform._arrays import NumpyArray, as_array, device_of, is_ready, namespace
 from pydeform.ops._checks import check_like
 
 # Below this nothing is asked of the operating system: 256 MiB come and go with any process.
@@ -62,6 +63,10 @@ def _check_memory(wanted: Mapping[str, Wanted], copies: Mapping[str, NumpyArray]
 
 
 def _overlap(one: NumpyArray, other: NumpyArray) -> bool:
+    if (xp := namespace(one)) is not np:
+        if namespace(other) is not xp:
+            return False
+        one, other = _cuda.addresses(one), _cuda.addresses(other)
     try:
         # The stubs know two limits only, the function takes any.
         return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
@@ -69,18 +74,22 @@ def _overlap(one: NumpyArray, other: NumpyArray) -> bool:
         return True
 
 
-def _given(name: str, value: Any, want: Wanted, inputs: Mapping[str, NumpyArray]) -> NumpyArray:
+def _given(
+    name: str, value: Any, want: Wanted, inputs: Mapping[str, NumpyArray], place: str
+) -> NumpyArray:
     """Return the array that a caller gave to be written, checked."""
     device = device_of(name, value)
-    if device != "cpu":
+    if device != place:
         raise TypeError(
-            f"devices: expected all arrays on one device, got {name} on {device}, the others on cpu"
+            f"devices: expected all arrays on one device, got {name} on {device}, "
+            f"the others on {place}"
         )
-    array = as_numpy(name, value)
+    array = as_array(name, value, device)
     check_like(name, array, "the result", *want)
-    if not array.flags.writeable:
+    host = isinstance(array, np.ndarray)
+    if not (array.flags.writeable if host else _cuda.is_writable(value)):
         raise ValueError(f"{name}: expected an array that can be written, got a read-only one")
-    if not (array.flags.c_contiguous and array.flags.aligned):
+    if not is_ready(array):
         raise ValueError(
             f"{name}: expected a C-contiguous, aligned array, got strides {array.strides}"
         )
@@ -97,21 +106,27 @@ def prepare(
     out: Mapping[str, Any],
     inputs: Mapping[str, NumpyArray],
     copies: Mapping[str, NumpyArray],
+    empty: Callable[[tuple[int, ...], np.dtype[Any]], NumpyArray] | None = None,
 ) -> dict[str, NumpyArray]:
     """Return an array for every result in `wanted`: that in `out`, or a new one, unset.
 
     `out` has names of results, written as the caller knows them in messages. `copies` are the
-    inputs that will have to be copied too; their bytes count.
+    inputs that will have to be copied too; their bytes count. `empty` makes new arrays
+    where a backend has its own way to.
     """
+    xp = namespace(main := next(iter(inputs.values())))
     given: dict[str, NumpyArray] = {}
     for name, value in out.items():
-        given[name] = _given(name, value, wanted[name], {**inputs, **given})
-    new = {name: want for name, want in wanted.items() if name not in given}
-    _check_memory(new, copies)
+        place = "cpu" if xp is np else device_of("", main)
+        given[name] = _given(name, value, wanted[name], {**inputs, **given}, place)
+    if xp is np:  # a device has no more than it has, and says so itself
+        new = {name: want for name, want in wanted.items() if name not in given}
+        _check_memory(new, copies)
+    make = xp.empty if empty is None else empty
     results = {}
     for name, want in wanted.items():
         try:
-            results[name] = given[name] if name in given else np.empty(want.shape, want.dtype)
+            results[name] = given[name] if name in given else make(want.shape, want.dtype)
         except MemoryError as error:
             raise MemoryError(f"{name}: no memory for shape {want.shape}: {error}") from error
     return results

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from pydeform._arrays import NumpyArray
+from pydeform._arrays import NumpyArray, constant, namespace
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _call
 from pydeform.ops._call import Arrays
@@ -89,7 +89,7 @@ def relayed(
 
     Or single numbers [R, B, K, 1], as they are with a scale of 1.
     """
-    result = np.empty(source.shape, source.dtype)
+    result: NumpyArray = namespace(source).empty(source.shape, source.dtype)
     relay(backend, source, scale, result, start)
     return result
 
@@ -103,7 +103,7 @@ def relay(
 ) -> None:
     """Write what `relayed` returns to an array of any strides."""
     factors = np.array([exact(factor, source.dtype) for factor in scale], source.dtype)
-    backend.relay(source, factors, start, out)
+    backend.relay(source, constant(factors, source), start, out)
 
 
 def check_shape(name: str, array: NumpyArray, shape: tuple[int, ...], meaning: str) -> None:
@@ -186,7 +186,10 @@ class _Memory:
 
 
 def _working(result: NumpyArray) -> NumpyArray:
-    return np.empty(result.shape, np.float32) if result.dtype.itemsize == 2 else result
+    if result.dtype.itemsize != 2:
+        return result
+    wide: NumpyArray = namespace(result).empty(result.shape, np.float32)
+    return wide
 
 
 class _Step:
@@ -223,7 +226,8 @@ class _Step:
             key = (f"{role} {name}", _shape(self.part.geometry, role))
             found = self.memory.spare.get(key)
             if found is None:
-                found = self.memory.spare[key] = np.empty(key[1], result.dtype)
+                found = namespace(result).empty(key[1], result.dtype)
+                self.memory.spare[key] = found
             self.written.append((role, found, result))
         return found
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import NumpyArray, ready
+from pydeform._arrays import NumpyArray, namespace, on_host, ready
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _call, _checks, _outputs, _parts
 from pydeform.ops._call import Arrays
@@ -57,6 +57,10 @@ class Regions(NamedTuple):
         """Return some of the regions."""
         return Regions(*(array[rows] for array in self))
 
+    def where(self, xp: Any) -> Regions:
+        """Return the regions as arrays of NumPy or of CuPy."""
+        return Regions(*(xp.asarray(array) for array in self))
+
 
 @dataclass
 class Image:
@@ -68,7 +72,7 @@ class Image:
     def last(self, array: NumpyArray) -> NumpyArray:
         """Return the image from [N, C, H, W] as [1, H, W, C]."""
         if id(array) not in self.copies:
-            image = ready(np.moveaxis(array[self.index], 0, -1)[None])
+            image = ready(namespace(array).moveaxis(array[self.index], 0, -1)[None])
             self.copies[id(array)] = array, image  # holding the array keeps its id
         return self.copies[id(array)][1]
 
@@ -81,9 +85,9 @@ class Part:
     image
         What is read.
     rows
-        Which regions these are.
+        Which regions these are, beside the arrays.
     regions
-        These regions.
+        These regions, there too.
     gamma
         Factor of the offsets, in sizes of the region.
     bins
@@ -102,6 +106,7 @@ class Part:
         bins: tuple[int, int],
         geometry: ConvGeometry,
     ) -> None:
+        self.xp = namespace(rows)
         self.image, self.rows, self.regions = image, rows, regions
         self.gamma, self.bins, self.geometry = gamma, bins, geometry
 
@@ -122,39 +127,41 @@ class Part:
 
     def linear(self, role: str, array: NumpyArray) -> NumpyArray:
         """Return what the backend reads, from an argument, a tangent or a cotangent."""
+        xp = self.xp
         if role == "image":
             return self.image.last(array)
         if role == "output":
-            array = np.moveaxis(array[self.rows], 1, -1) / self._count
+            array = xp.moveaxis(array[self.rows], 1, -1) / self._count
             return ready(array).reshape(1, 1, -1, self.geometry.channels)
         if role == "factor":
-            array = np.broadcast_to(array[self.rows, 0, :, :, None], self._shape)
+            array = xp.broadcast_to(array[:, 0][self.rows][..., None], self._shape)
             return ready(array).reshape(1, 1, -1, self.geometry.taps)
-        moves = np.moveaxis(array[self.rows], 1, -1)[..., None, ::-1]  # [R, ph, pw, 1, (y, x)]
+        moves = xp.moveaxis(array[self.rows], 1, -1)[..., None, ::-1]  # [R, ph, pw, 1, (y, x)]
         moves = moves * self._reach[:, None, None, None]
-        moves = ready(np.broadcast_to(moves, (*self._shape, 2)))
+        moves = ready(xp.broadcast_to(moves, (*self._shape, 2)))
         return moves.reshape(1, 1, -1, 2 * self._shape[3])
 
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the positions in pixels; those that read nothing are infinite."""
-        regions, dtype = self.regions, self.regions.start.dtype
-        tap = np.arange(self.geometry.taps)
+        regions, dtype, xp = self.regions, self.regions.start.dtype, self.xp
+        tap = xp.arange(self.geometry.taps)
         columns = regions.grid[:, 1:]
-        result = np.empty((*self._shape, 2), dtype)
+        result: NumpyArray = xp.empty((*self._shape, 2), dtype)
+        outside = (tap >= regions.samples[:, None])[:, None, None]  # [R, 1, 1, taps]
         for axis, at in enumerate((tap // columns, tap % columns)):
             many = self.bins[axis]
             size = regions.extent[:, axis, None] / many
             inner = (at.astype(dtype) + _parts.exact(0.5, dtype)) * size
             inner = inner / regions.grid[:, axis, None].astype(dtype)
-            start = np.broadcast_to(regions.start[:, axis, None, None], self._shape[:3])
+            start = xp.broadcast_to(regions.start[:, axis, None, None], self._shape[:3])
             if array is not None:
-                start = start + array[self.rows, 1 - axis] * self._reach[:, axis, None, None]
-            first = size * np.arange(many, dtype=dtype)  # [R, bins]
+                move = array[:, 1 - axis][self.rows]
+                start = start + move * self._reach[:, axis, None, None]
+            first = size * xp.arange(many, dtype=dtype)  # [R, bins]
             first = first[:, :, None] if axis == 0 else first[:, None]
             result[..., axis] = (start + first)[..., None] + inner[:, None, None]
-        limit = np.array(self.geometry.size, dtype)
-        outside = np.any((result < -1) | (result > limit), axis=-1)
-        outside |= (tap >= regions.samples[:, None])[:, None, None]
+            at, limit = result[..., axis], _parts.exact(self.geometry.size[axis], dtype)
+            outside = outside | (at < -1) | (at > limit)
         result[outside] = np.inf
         return result.reshape(1, 1, -1, 2 * self._shape[3])
 
@@ -169,15 +176,15 @@ class Part:
         """Write the adjoint of `linear`, or add it to the image."""
         if role == "image":
             target = result[self.image.index]
-            np.add(target, np.moveaxis(values[0], -1, 0), out=target)
+            target += self.xp.moveaxis(values[0], -1, 0)
         elif role == "output":
             values = values.reshape(*self._shape[:3], -1) / self._count
-            result[self.rows] = np.moveaxis(values, -1, 1)
+            result[self.rows] = self.xp.moveaxis(values, -1, 1)
         elif role == "factor":
-            result[self.rows, 0] = values.reshape(self._shape).sum(axis=3)
+            result[:, 0][self.rows] = values.reshape(self._shape).sum(axis=3)
         else:
             moves = values.reshape(*self._shape, 2).sum(axis=3) * self._reach[:, None, None]
-            result[self.rows] = np.moveaxis(moves[..., ::-1], -1, 1)
+            result[self.rows] = self.xp.moveaxis(moves[..., ::-1], -1, 1)
 
 
 def _regions(
@@ -188,8 +195,12 @@ def _regions(
     ratio: int,
     bins: tuple[int, int],
 ) -> Regions:
-    """Check the regions and return them in pixels, in the dtype that is computed in."""
-    rois = _call.working(rois)
+    """Check the regions and return them in pixels, in the dtype that is computed in.
+
+    How many samples there are, and so all that follows, depends on their numbers: they are needed
+    on the host.
+    """
+    rois = _call.working(on_host(rois))
     if not np.isfinite(rois).all():
         row = int(np.flatnonzero(~np.isfinite(rois).all(axis=1))[0])
         raise ValueError(f"rois: expected finite numbers, got {rois[row].tolist()} in row {row}")
@@ -271,16 +282,18 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
     _shapes.check_bytes("output", output, input.itemsize)
     regions = _regions(rois, _call.working(input[:0]).dtype, batch, scale, ratio, bins)
     images = [Image(index) for index in range(batch)]
-    parts = []
+    xp, parts = namespace(input), []
     for rows in _split(regions):
         some = regions.take(rows)
         taps = int(some.samples.max())
-        _check_memory(len(rows) * math.prod(bins) * taps * 2 * regions.start.itemsize, taps)
+        if xp is np:
+            _check_memory(len(rows) * math.prod(bins) * taps * 2 * regions.start.itemsize, taps)
         points = (1, len(rows) * math.prod(bins))
         geometry = _parts.depthwise(
             1, channels, 1, (height, width), points, taps, kink, mode="border"
         )
-        parts.append(Part(images[int(some.image[0])], rows, some, gamma, bins, geometry))
+        image, where = images[int(some.image[0])], xp.asarray(rows)
+        parts.append(Part(image, where, some.where(xp), gamma, bins, geometry))
     roles = {"image": "input"}
     roles |= {r: n for r, n in (("position", "offset"), ("factor", "mask")) if n in arrays}
     return _parts.Plan(Wanted(output, input.dtype), lambda _: parts, roles, frozenset({"input"}))

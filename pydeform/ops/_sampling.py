@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, SupportsIndex, TypeAlias
 
-import numpy as np
-
 from pydeform import _shapes
-from pydeform._arrays import NumpyArray
+from pydeform._arrays import NumpyArray, namespace
 from pydeform._shapes import AXES, ConvGeometry
 from pydeform.ops import _checks
 from pydeform.ops._call import Arrays
@@ -54,13 +52,15 @@ class Plan:
     def per_axis(self, array: NumpyArray) -> list[NumpyArray]:
         """Return tangents of positions as factors of columns, [N, C, K, *O] per axis."""
         share = self.geometry.channels // self.geometry.offset_groups
-        return [np.repeat(array[..., d], share, axis=1) for d in range(self.geometry.rank)]
+        repeat = namespace(array).repeat
+        return [repeat(array[..., d], share, axis=1) for d in range(self.geometry.rank)]
 
     def fold(self, columns: NumpyArray) -> NumpyArray:
         """Sum over the channels of each group: [N, C, K, *O] -> [N, G, K, *O]."""
         g = self.geometry
         shape = (g.batch, g.offset_groups, g.channels // g.offset_groups, *self.columns[2:])
-        return np.asarray(columns.reshape(shape).sum(axis=2))
+        folded: NumpyArray = columns.reshape(shape).sum(axis=2)
+        return folded
 
 
 def _flags(value: object, rank: int) -> Alpha:

@@ -6,11 +6,11 @@ else 0. So first and second derivatives are sums of S and S^T with more flags se
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from pydeform._arrays import NumpyArray
+from pydeform._arrays import NumpyArray, namespace
 from pydeform.ops._call import Arrays, Rules, working
 from pydeform.ops._sampling import Alpha, Plan, plan_sample, plan_splat
 
@@ -52,16 +52,23 @@ class _Sampler:
 
     def __init__(self, backend: Any, plan: Plan, position: NumpyArray) -> None:
         self.backend, self.plan = backend, plan
+        self.xp = namespace(position)
         g = plan.geometry
         # [N, G, K, *O, n] -> [N, G * n, K * prod(O)], as offsets lie.
-        flat = np.moveaxis(position, -1, 2)
+        flat = self.xp.moveaxis(position, -1, 2)
         shape = (g.batch, g.offset_groups * g.rank, *g.out_size)
-        self.offset = np.ascontiguousarray(flat).reshape(shape)
+        self.offset = self.xp.ascontiguousarray(flat).reshape(shape)
+
+    def new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NumpyArray:
+        """Return zeros where the positions lie."""
+        zeros: NumpyArray = self.xp.zeros(shape, dtype)
+        return zeros
 
     def read(self, image: NumpyArray, alpha: Alpha, out: NumpyArray | None = None) -> NumpyArray:
         """S_alpha of an image, into `out` where it is given."""
         g = self.plan.geometry
-        out = np.empty(self.plan.columns, image.dtype) if out is None else out
+        if out is None:
+            out = cast("NumpyArray", self.xp.empty(self.plan.columns, image.dtype))
         if out.size:
             flat = out.reshape(g.batch, g.channels, *g.out_size)
             self.backend.sample(g, alpha, image, self.offset, flat)
@@ -72,17 +79,18 @@ class _Sampler:
     ) -> NumpyArray:
         """The adjoint of S_alpha."""
         g = self.plan.geometry
-        out = np.empty(self.plan.image, columns.dtype) if out is None else out
+        if out is None:
+            out = cast("NumpyArray", self.xp.empty(self.plan.image, columns.dtype))
         if columns.size == 0:
             out[...] = 0
             return out
-        flat = np.ascontiguousarray(columns).reshape(g.batch, g.channels, *g.out_size)
+        flat = self.xp.ascontiguousarray(columns).reshape(g.batch, g.channels, *g.out_size)
         self.backend.splat(g, alpha, flat, self.offset, out)
         return out
 
     def moved(self, image: NumpyArray, v: NumpyArray) -> NumpyArray:
         """sum_d v_d S_{alpha+e_d}(image): how samples change where positions move by v."""
-        total = np.zeros(self.plan.columns, image.dtype)
+        total = self.new(self.plan.columns, image.dtype)
         for d, along in enumerate(self.plan.per_axis(v)):
             alpha = self.plan.raised(d)
             if alpha is not None:
@@ -91,7 +99,7 @@ class _Sampler:
 
     def spread_moved(self, columns: NumpyArray, v: NumpyArray) -> NumpyArray:
         """sum_d S_{alpha+e_d}^T(v_d columns)."""
-        total = np.zeros(self.plan.image, columns.dtype)
+        total = self.new(self.plan.image, columns.dtype)
         for d, along in enumerate(self.plan.per_axis(v)):
             alpha = self.plan.raised(d)
             if alpha is not None:
@@ -118,7 +126,7 @@ class _Sampler:
         """
         plan = self.plan
         for e in range(plan.geometry.rank):
-            total = np.zeros(plan.columns, image.dtype)
+            total = self.new(plan.columns, image.dtype)
             alpha = plan.raised(e)
             if first is not None and alpha is not None:
                 total += first[0] * self.read(first[1], alpha)
@@ -155,7 +163,7 @@ def _sample_backward(
 def _sample_tangent(sampler: _Sampler, x: NumpyArray, t: Arrays) -> NumpyArray:
     """S(u) + sum_d v_d S_{alpha+e_d}(x)."""
     plan = sampler.plan
-    total = np.zeros(plan.columns, x.dtype)
+    total = sampler.new(plan.columns, x.dtype)
     if "input" in t:
         total += sampler.read(t["input"], plan.deriv)
     return total + sampler.moved(x, t["position"]) if "position" in t else total
@@ -213,7 +221,7 @@ def _splat_backward(
 def _splat_tangent(sampler: _Sampler, z: NumpyArray, t: Arrays) -> NumpyArray:
     """S^T(zeta) + sum_d S_{alpha+e_d}^T(v_d z)."""
     plan = sampler.plan
-    total = np.zeros(plan.image, z.dtype)
+    total = sampler.new(plan.image, z.dtype)
     if "values" in t:
         total += sampler.spread(t["values"], plan.deriv)
     return total + sampler.spread_moved(z, t["position"]) if "position" in t else total

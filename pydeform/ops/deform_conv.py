@@ -48,16 +48,24 @@ class DeformConvDoubleGrads(NamedTuple, Generic[T]):
     mask: T | None
 
 
+class _Options(NamedTuple):
+    rank: int
+    options: Options
+    deterministic: bool = True
+
+
 class _Plan(NamedTuple):
     geometry: ConvGeometry
     output: Wanted
+    deterministic: bool
 
 
-def _plan(arrays: Arrays, accepted: Sequence[str], options: tuple[int, Options]) -> _Plan:
-    """Check arrays and options; `options` are the rank and what the caller chose."""
+def _plan(arrays: Arrays, accepted: Sequence[str], options: _Options) -> _Plan:
+    """Check arrays and options; `options` are what the caller chose."""
     _checks.check_dtypes(arrays, accepted)
-    geometry = _checks.geometry_of(options[0], arrays, options[1])
-    return _Plan(geometry, Wanted(_checks.output_shape(geometry), arrays["input"].dtype))
+    geometry = _checks.geometry_of(options.rank, arrays, options.options)
+    output = Wanted(_checks.output_shape(geometry), arrays["input"].dtype)
+    return _Plan(geometry, output, options.deterministic)
 
 
 def _read(arrays: Arrays, *names: str) -> tuple[NumpyArray | None, ...]:
@@ -76,6 +84,7 @@ def _backward(
         ybar,
         *_read(arrays, "input", "offset", "weight", "mask"),
         _read(results, *ARGUMENTS),
+        plan.deterministic,
     )
 
 
@@ -129,7 +138,7 @@ def _named(values: Values) -> dict[str, Any]:
 
 def deform_conv(rank: int, values: Values, options: Options, out: Any) -> Any:
     """Return the output; `values` are input, offset, weight, bias and mask, None where absent."""
-    return _call.forward(_RULES, _named(values), (rank, options), out)
+    return _call.forward(_RULES, _named(values), _Options(rank, options), out)
 
 
 def deform_conv_backward(
@@ -144,8 +153,9 @@ def deform_conv_backward(
     """Return the gradients of <grad_output, output> by the arguments named in `needs`."""
     if not isinstance(deterministic, bool):
         raise TypeError(f"deterministic: expected True or False, got {deterministic!r}")
+    chosen = _Options(rank, options, deterministic)
     return _call.backward(  # type: ignore[no-any-return]
-        _RULES, grad_output, _named(values), (rank, options), needs, out
+        _RULES, grad_output, _named(values), chosen, needs, out
     )
 
 
@@ -157,7 +167,7 @@ def deform_conv_jvp(
     out: Mapping[str, Any] | None,
 ) -> tuple[Any, Any]:
     """Return the output and its derivative along the tangents."""
-    return _call.jvp(_RULES, _named(values), (rank, options), tangents, out)
+    return _call.jvp(_RULES, _named(values), _Options(rank, options), tangents, out)
 
 
 def deform_conv_double_backward(
@@ -171,5 +181,5 @@ def deform_conv_double_backward(
 ) -> DeformConvDoubleGrads[Any]:
     """Return the gradients of the sum over names of <grad_grads[name], gradient of name>."""
     return _call.double_backward(  # type: ignore[no-any-return]
-        _RULES, grad_grads, grad_output, _named(values), (rank, options), needs, out
+        _RULES, grad_grads, grad_output, _named(values), _Options(rank, options), needs, out
     )

@@ -65,7 +65,8 @@ def deform_roi_pool(
         Batch of images.
     rois : array of float32 or float64, shape (R, 5)
         Regions (i, x1, y1, x2, y2): which image, and two corners, x1 < x2 and y1 < y2, in pixels
-        before `spatial_scale`. There may be none. No derivative is taken by them.
+        before `spatial_scale`. There may be none. No derivative is taken by them. Beside an input
+        on a CUDA device they may lie on the CPU; else they are fetched, which waits for the device.
     offset : array, shape (R, 2, ph, pw), or None
         Shift of every bin as (x, y), in sizes of its region before `gamma`. None is `roi_align`.
     output_size : int or 2 of them

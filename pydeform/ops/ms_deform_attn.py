@@ -63,7 +63,8 @@ def ms_deform_attn(
     spatial_shapes : array of int or nested sequence, shape (L, 2)
         Height and width of every level; their products add up to S.
     level_start_index : array of int or sequence, shape (L,)
-        Where each level begins along S: the sums of the sizes before it.
+        Where each level begins along S: the sums of the sizes before it. CUDA arrays here and in
+        `spatial_shapes` are fetched, which waits for the device; lists and CPU arrays are not.
     sampling_locations : array, shape (N, Lq, M, L, P, 2)
         Points as (x, y) in units of the level's size: 0 and 1 are its outer edges.
     attention_weights : array, shape (N, Lq, M, L, P)

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, TypeAlias
 
 from pydeform._arrays import describe, is_torch
+from pydeform._cuda import is_cupy
 from pydeform.recipes._primitives import deform_conv1d, deform_conv2d, deform_conv3d
 from pydeform.recipes._tape import Traced
 
@@ -29,6 +30,10 @@ def namespace(**arrays: Array) -> Any:
             from pydeform.recipes import _torch
 
             found[name] = _torch
+        elif is_cupy(array):
+            from pydeform.recipes import _cupy
+
+            found[name] = _cupy
         elif hasattr(array, "__array_namespace__"):
             found[name] = array.__array_namespace__()
         else:

@@ -8,13 +8,22 @@ from typing import Any
 import numpy as np
 
 from pydeform import _arrays
-from pydeform._arrays import describe
+from pydeform._arrays import NumpyArray, describe
 from pydeform.ops._checks import check_like
 from pydeform.recipes._tape import Traced, gradients
 
 
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__dlpack__")
+
+
+def _on_cpu(name: str, value: Any) -> NumpyArray:
+    device = _arrays.device_of(name, value)
+    if device != "cpu":
+        raise TypeError(
+            f"{name}: expected arrays on the CPU, where vjp computes, got one on {device}"
+        )
+    return _arrays.as_array(name, value)
 
 
 def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
@@ -92,8 +101,7 @@ def vjp(
     def trace(value: Any) -> Any:
         if not _is_array(value):
             return value
-        _arrays.device_of("args", value)
-        array = _arrays.as_numpy("args", value)
+        array = _on_cpu("args", value)
         if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
             return array
         leaves.append((Traced(array), _arrays.giver(value)))
@@ -110,8 +118,7 @@ def vjp(
         )
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
-        _arrays.device_of("cotangent", cotangent)
-        grad = _arrays.as_numpy("cotangent", cotangent)
+        grad = _on_cpu("cotangent", cotangent)
         check_like("cotangent", grad, "the output", output.shape, output.dtype)
         found = gradients(output, grad, [leaf for leaf, _ in leaves])
         given: Iterator[Any] = (give(grad) for (_, give), grad in zip(leaves, found, strict=True))

@@ -132,7 +132,7 @@ def reference(case: Case) -> Results:
     }
     _ref.deform_conv(g, *inputs, bias, mask, output)
     _ref.deform_conv_jvp(g, *inputs, bias, mask, tangents, primal, tangent)
-    _ref.deform_conv_backward(g, y, *inputs, mask, list(gradients.values()))
+    _ref.deform_conv_backward(g, y, *inputs, mask, list(gradients.values()), True)
     _ref.deform_conv_double_backward(g, tangents, y, *inputs, mask, list(seconds.values()))
     if bias is not None:
         seconds["bias"] = np.zeros_like(bias)

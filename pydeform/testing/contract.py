@@ -65,7 +65,7 @@ class Operation:
     differences: Mapping[str, float] = field(default_factory=lambda: DIFFERENCES)
     spoiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dtypes: tuple[str, ...] = DTYPES
-    backends: tuple[str, ...] = ("ref", "cpu")
+    backends: tuple[str, ...] = ("ref", "cpu", "emulated")
     rounding: float = 1e-12
 
     def __post_init__(self) -> None:

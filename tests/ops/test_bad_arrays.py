@@ -71,11 +71,6 @@ RULES = {
         TypeError,
         "one device | input on cuda:0 | weight on cuda:1",
     ),
-    "one GPU": (
-        lambda a: dict.fromkeys(ARGUMENTS, OnDevice(2)),
-        NotImplementedError,
-        "cuda:0 | no CUDA backend",
-    ),
     "another device": (lambda a: dict.fromkeys(ARGUMENTS, OnDevice(8)), TypeError, "metal:0 | CPU"),
     "unknown device": (
         lambda a: dict.fromkeys(ARGUMENTS, OnDevice(99)),

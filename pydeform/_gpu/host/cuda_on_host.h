@@ -19,6 +19,10 @@
 #define __align__(n) alignas(n)
 #define __shared__ static thread_local  // all fibers of a block run on one thread
 
+// Every thread of a block runs on one OS thread. PYD_SHARED_ARRAY does more: it is filled anew for
+// each block, and writes past its end are seen.
+#define __shared__ static thread_local
+
 #define threadIdx (coh::fiber->thread)
 #define blockIdx (coh::block->index)
 #define blockDim (coh::block->block)
@@ -54,8 +58,8 @@ enum Operation { SYNC, SHUFFLE, SHUFFLE_UP, SHUFFLE_DOWN, SHUFFLE_XOR, BALLOT, P
 template <class T>
 T shuffle(Operation operation, unsigned mask, T value, unsigned source) {
   static_assert(sizeof(T) <= Exchange::BYTES, "too much for one shuffle");
-  if (!(mask >> source & 1)) fail("a shuffle reads a lane that is not in its mask");
   auto* lanes = exchange(operation, mask, &value, sizeof(T), nullptr);
+  if (!(mask >> source & 1)) fail("a shuffle reads a lane that is not in its mask");
   std::memcpy(&value, lanes[source], sizeof(T));
   return value;
 }

@@ -1,28 +1,19 @@
 // The scheduler: see runtime.h. Built once, loaded before the libraries of kernels.
 #include "runtime.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "product.h"
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#endif
-#if !(defined(__x86_64__) && defined(__ELF__)) && !defined(COH_UCONTEXT)
-#define COH_UCONTEXT 1
-#endif
-#ifdef COH_UCONTEXT
-#include <ucontext.h>
-#endif
+#include "stacks.h"
 
 namespace coh {
 
@@ -31,9 +22,12 @@ COH_TLS Fiber* fiber = nullptr;
 
 namespace {
 
-constexpr size_t PAGE = 4096, STACK = 16 * PAGE, PITCH = STACK + PAGE;
 constexpr unsigned char CANARY = 0xC3;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t CANARIES = 0;
+#else
 constexpr size_t CANARIES = 64;
+#endif
 
 struct Launch {
   void (*kernel)(void*);
@@ -49,113 +43,68 @@ struct Launch {
 
 COH_TLS Launch* current = nullptr;
 
-#ifdef COH_UCONTEXT
-COH_TLS ucontext_t* scheduler = nullptr;
-#else
-COH_TLS void* scheduler = nullptr;
-extern "C" void coh_switch(void** save, void* load);
-asm(R"(.text
-.hidden coh_switch
-.globl coh_switch
-.type coh_switch,@function
-coh_switch:
- pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
- movq %rsp,(%rdi); movq %rsi,%rsp
- popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
- ret
-.size coh_switch,.-coh_switch
-)");
-#endif
-
-void leave() {
-#ifdef COH_UCONTEXT
-  swapcontext(static_cast<ucontext_t*>(fiber->stack_pointer), scheduler);
-#else
-  coh_switch(&fiber->stack_pointer, scheduler);
-#endif
+// A stack lives on from launch to launch: each time round it is one thread of one block, and not
+// always on the OS thread of before. So no address of an OS thread's variable may stay in life().
+__attribute__((noinline)) void run_thread() {
+  current->kernel(current->arguments);
+  fiber->state = DONE;
 }
-
-// A fiber lives on from launch to launch: each time round it is one thread of one block.
 void life() {
   for (;;) {
-    current->kernel(current->arguments);
-    fiber->state = DONE;
+    run_thread();
     leave();
   }
 }
 
-// A fresh stack, whose first switch enters life().
-void prime(Fiber& f) {
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(f.stack, STACK);
-#endif
-#ifdef COH_UCONTEXT
-  if (!f.stack_pointer) f.stack_pointer = new ucontext_t;
-  auto* context = static_cast<ucontext_t*>(f.stack_pointer);
-  getcontext(context);
-  context->uc_stack.ss_sp = f.stack;
-  context->uc_stack.ss_size = size_t(f.top - f.stack);
-  context->uc_link = nullptr;
-  makecontext(context, life, 0);
-#else
-  void** p = reinterpret_cast<void**>(f.top);
-  *--p = nullptr;  // where life() would return to
-  *--p = reinterpret_cast<void*>(&life);
-  for (int i = 0; i < 6; ++i) *--p = nullptr;
-  f.stack_pointer = p;
-#endif
-  f.state = DONE;
-}
+// Memory of a block, filled anew for each. To the byte, so that AddressSanitizer sees the first one
+// past it; without it, canaries do.
+struct Shared {
+  int site = -1;  // of an array of fixed size
+  size_t size = 0;
+  unsigned char* bytes = nullptr;
+  bool fresh = false;  // not of this block yet
 
-void resume(Fiber& f) {
-  fiber = &f;
-#ifdef COH_UCONTEXT
-  swapcontext(scheduler, static_cast<ucontext_t*>(f.stack_pointer));
-#else
-  coh_switch(&scheduler, f.stack_pointer);
-#endif
-}
+  void hold(size_t count) {
+    if (bytes && size == count) return;
+    std::free(bytes);
+    void* p = nullptr;
+    if (posix_memalign(&p, 128, count + CANARIES)) std::abort();
+    bytes = static_cast<unsigned char*>(p);
+    size = count;
+  }
+  // Not a number in any type of float, and large numbers in other schedules: what reads shared
+  // memory that nobody wrote does not go unseen.
+  void fill(unsigned seed) {
+    std::memset(bytes, seed ? int(0x41 + seed % 0x3D) : 0xFF, size);
+    std::memset(bytes + size, CANARY, CANARIES);
+  }
+  bool sound() const {
+    return std::all_of(bytes + size, bytes + size + CANARIES,
+                       [](unsigned char c) { return c == CANARY; });
+  }
+};
 
 // What one OS thread needs to run blocks; kept for the next launch.
 struct Worker {
   std::vector<Fiber> fibers;
   std::vector<Exchange> exchanges;
   std::vector<unsigned> order;
-  unsigned char* shared = nullptr;
-  size_t shared_size = 0;
+  Stacks stacks;
+  Shared dynamic;
+  std::vector<Shared> arrays;  // of the kernel's declarations, as its threads reach them
 
   void hold(unsigned threads, size_t bytes) {
-    exchanges.resize((threads + 31) / 32 * 32);
     if (fibers.size() < threads) {
-      // New stacks beside the old ones, a page without access below each.
-      const size_t more = threads - fibers.size();
-      auto* base = static_cast<unsigned char*>(mmap(nullptr, PITCH * more, PROT_READ | PROT_WRITE,
-                                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-      if (base == MAP_FAILED) std::abort();
-      for (size_t i = 0; i < more; ++i) {
-        Fiber f{};
-        mprotect(base + PITCH * i, PAGE, PROT_NONE);
-        f.stack = base + PITCH * i + PAGE;
-        // Tops at many offsets in a page, so that the stacks do not share cache sets.
-        f.top = f.stack + STACK - fibers.size() * 576 % PAGE / 64 * 64;
-        prime(f);
-        fibers.push_back(f);
-      }
+      fibers.resize(threads);
+      exchanges.resize((threads + 31) / 32 * 32);
     }
-    // To the byte, so that AddressSanitizer sees the first one past it; else canaries do.
-    if (!shared || shared_size != bytes) {
-      std::free(shared);
-      void* p = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-      if (posix_memalign(&p, 128, bytes)) std::abort();
-#else
-      if (posix_memalign(&p, 128, bytes + CANARIES)) std::abort();
-#endif
-      shared = static_cast<unsigned char*>(p);
-      shared_size = bytes;
-    }
+    dynamic.hold(bytes);
+    for (auto& array : arrays) std::free(array.bytes);
+    arrays.clear();
   }
 };
+
+COH_TLS Worker* mine = nullptr;
 
 std::mutex idle_lock;
 std::vector<Worker*> idle;
@@ -192,13 +141,13 @@ void open_barrier(Launch& launch, Block& b) {
     if (b.fibers[i].state == AT_BARRIER) b.fibers[i].state = READY;
 }
 
-void run_block(Launch& launch, Block& b, std::vector<unsigned>& order, uint32_t random) {
+void run_block(Launch& launch, Block& b, Worker& worker, uint32_t random) {
   const unsigned n = b.threads;
+  auto& order = worker.order;
   b.live = n;
   b.waiting = 0;
   b.votes = 0;
   b.parity = 0;
-  for (unsigned i = 0; i < (n + 31) / 32 * 32; ++i) b.exchanges[i].arrived = 0;
   for (unsigned i = 0; i < n; ++i) b.fibers[i].state = READY;
   while (b.live) {
     if (launch.seed > 1)
@@ -208,8 +157,12 @@ void run_block(Launch& launch, Block& b, std::vector<unsigned>& order, uint32_t 
       Fiber& f = b.fibers[order[k]];
       if (f.state != READY) continue;
       moved = true;
+      if (!f.stack) f.stack = worker.stacks.take();
       resume(f);
-      if (f.state == DONE) --b.live;
+      if (f.state == DONE) {
+        worker.stacks.give(f);
+        --b.live;
+      }
       if (launch.failed.load(std::memory_order_relaxed)) return;
     }
     if (b.waiting && b.waiting == b.live) {
@@ -243,7 +196,7 @@ void work(Launch& launch) {
   worker->hold(b.threads, launch.shared);
   b.fibers = worker->fibers.data();
   b.exchanges = worker->exchanges.data();
-  b.shared = worker->shared;
+  b.shared = worker->dynamic.bytes;
   auto& order = worker->order;
   order.resize(b.threads);
   for (unsigned i = 0; i < b.threads; ++i) {
@@ -252,36 +205,38 @@ void work(Launch& launch) {
     b.fibers[i].thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
   }
   const size_t blocks = size_t(grid.x) * grid.y * grid.z;
+  size_t stride = blocks / 2 + launch.seed % (blocks / 2 + 1);
+  while (std::gcd(stride, blocks) != 1) ++stride;
 #ifdef COH_UCONTEXT
   ucontext_t here;
   ucontext_t* const outer = scheduler;
   scheduler = &here;
 #endif
   block = &b;
+  mine = worker;
   current = &launch;
   for (size_t i; (i = launch.next++) < blocks && !launch.failed;) {
     uint32_t random = launch.seed * 2654435761u + uint32_t(i);
-    if (launch.seed) i = blocks - 1 - i;
+    if (launch.seed == 1) i = blocks - 1 - i;
+    if (launch.seed > 1) i = (i * stride + launch.seed) % blocks;
     b.index = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y),
                unsigned(i / (size_t(grid.x) * grid.y))};
-    // Not a number in any type of float, and another pattern in another schedule: what reads
-    // shared memory that nobody wrote does not go unseen.
-    std::memset(b.shared, launch.seed ? 0xA5 : 0xFF, launch.shared);
-#if !defined(__SANITIZE_ADDRESS__)
-    std::memset(b.shared + launch.shared, CANARY, CANARIES);
-#endif
+    worker->dynamic.fill(launch.seed);
+    for (auto& array : worker->arrays) array.fresh = true;
     fiber = nullptr;
-    run_block(launch, b, order, random);
-#if !defined(__SANITIZE_ADDRESS__)
+    run_block(launch, b, *worker, random);
+    bool sound = worker->dynamic.sound();
+    for (auto& array : worker->arrays) sound &= array.sound();
     fiber = nullptr;
-    for (size_t c = 0; c < CANARIES && !launch.failed; ++c)
-      if (b.shared[launch.shared + c] != CANARY)
-        set_failed(launch, "write past the end of shared memory");
-#endif
+    if (!sound) set_failed(launch, "write past the end of shared memory");
   }
-  if (launch.failed)  // stacks that end in the middle of a kernel
-    for (unsigned i = 0; i < b.threads; ++i)
-      if (b.fibers[i].state != DONE) prime(b.fibers[i]);
+  if (launch.failed)  // stacks that end in the middle of a kernel, exchanges that never took place
+    for (unsigned i = 0; i < b.threads; ++i) {
+      b.exchanges[i].arrived = 0;
+      if (!b.fibers[i].stack) continue;
+      prime(*b.fibers[i].stack);
+      worker->stacks.give(b.fibers[i]);
+    }
   block = nullptr;
   fiber = nullptr;
   current = nullptr;
@@ -299,6 +254,20 @@ void fail(const char* message) {
   fiber->state = AT_WARP;  // not done: its stack is made anew
   leave();
   std::abort();
+}
+
+void* shared_array(int site, size_t bytes) {
+  for (auto& array : mine->arrays) {
+    if (array.site != site || array.size != bytes) continue;
+    if (array.fresh) array.fill(current->seed);
+    array.fresh = false;
+    return array.bytes;
+  }
+  mine->arrays.emplace_back();
+  mine->arrays.back().site = site;
+  mine->arrays.back().hold(bytes);
+  mine->arrays.back().fill(current->seed);
+  return mine->arrays.back().bytes;
 }
 
 int barrier(int site, int vote) {

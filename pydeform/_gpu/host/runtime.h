@@ -26,9 +26,10 @@ struct Exchange {
   alignas(16) unsigned char lane[2][32][BYTES];
 };
 
+struct Stack;
+
 struct Fiber {
-  void* stack_pointer;
-  unsigned char *stack, *top;
+  Stack* stack;  // from its first step to its return
   State state;
   uint3 thread;
   unsigned index;  // in the block, x fastest
@@ -59,6 +60,8 @@ extern COH_TLS Fiber* fiber;
 // Ends the launch with this error; the fiber does not come back.
 [[noreturn]] void fail(const char* message);
 int barrier(int site, int vote);
+// A shared array of fixed size: of the block, and by the place where it is declared.
+void* shared_array(int site, size_t bytes);
 // Puts a lane's value and waits until all lanes of the mask have: what they put, one after another.
 // The last to come runs `combine` over it first, if there is one.
 typedef void (*Combine)(unsigned char (*lane)[Exchange::BYTES]);

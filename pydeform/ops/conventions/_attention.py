@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import Array, NumpyArray
+from pydeform._arrays import Array, NumpyArray, as_array, constant, device_of, on_host
 from pydeform.ops._checks import check_like
-from pydeform.ops.conventions._common import take
+from pydeform.ops.conventions._common import take, where_it_lies
 
 
 class PositionWeight(NamedTuple):
@@ -22,6 +22,9 @@ class PositionWeight(NamedTuple):
 def _sizes(spatial_shapes: Any, levels: int) -> list[tuple[int, int]]:
     """Return (height, width) of every level."""
     expected = f"{levels} pairs (height, width), one per level"
+    if hasattr(spatial_shapes, "__cuda_array_interface__"):
+        device = device_of("spatial_shapes", spatial_shapes)
+        spatial_shapes = on_host(as_array("spatial_shapes", spatial_shapes, device))
     try:
         rows = [tuple(_shapes.integer("spatial_shapes", v) for v in row) for row in spatial_shapes]
     except TypeError as error:
@@ -50,6 +53,7 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
+@where_it_lies
 def from_msda(
     sampling_locations: Array,
     attention_weights: Array,
@@ -116,10 +120,11 @@ def from_msda(
     position = locations[..., ::-1].transpose(3, 0, 2, 4, 1, 5)
     if _flag("normalized", normalized):
         half = locations.dtype.type(0.5)
-        position = position * _scale(sizes, locations.dtype) - half
+        position = position * constant(_scale(sizes, locations.dtype), locations) - half
     return PositionWeight(give(position), give(weights.transpose(3, 0, 2, 4, 1)))
 
 
+@where_it_lies
 def to_msda(
     position: Array, weight: Array, spatial_shapes: Any, *, normalized: bool = True
 ) -> tuple[Any, Any]:
@@ -170,6 +175,6 @@ def to_msda(
     sizes = _sizes(spatial_shapes, places.shape[0])
     if _flag("normalized", normalized):
         half = places.dtype.type(0.5)
-        places = (places + half) / _scale(sizes, places.dtype)
+        places = (places + half) / constant(_scale(sizes, places.dtype), places)
     locations = places[..., ::-1].transpose(1, 4, 2, 0, 3, 5)
     return give(locations), give(weights.transpose(1, 4, 2, 0, 3))

@@ -8,9 +8,16 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import Array, NumpyArray
+from pydeform._arrays import Array, NumpyArray, constant, namespace
 from pydeform.ops._checks import PerAxis, check_like
-from pydeform.ops.conventions._common import OffsetMask, groups_of, kernel_of, split_ours, take
+from pydeform.ops.conventions._common import (
+    OffsetMask,
+    groups_of,
+    kernel_of,
+    split_ours,
+    take,
+    where_it_lies,
+)
 
 
 class _Lattice(NamedTuple):
@@ -73,12 +80,13 @@ def _from_columns(
     """[N, H, W, G, P, (x, y)], [N, H, W, G, P] -> the layouts of this library."""
     batch, height, width, groups = mask.shape[:4]
     taps = lattice.kernel[0] * lattice.kernel[1]
-    ours = np.zeros((batch, groups, taps, 2, height, width), offset.dtype)
-    factors = np.zeros((batch, groups, taps, height, width), mask.dtype)
+    xp = namespace(offset)
+    ours = xp.zeros((batch, groups, taps, 2, height, width), offset.dtype)
+    factors = xp.zeros((batch, groups, taps, height, width), mask.dtype)
     moved = offset[..., ::-1].transpose(0, 3, 4, 5, 1, 2)
     if lattice.scale != 1:
-        stretch = _stretch(lattice, offset.dtype)[:, :, None, None]
-        moved = moved * offset.dtype.type(lattice.scale) + stretch[lattice.order]
+        stretch = _stretch(lattice, offset.dtype)[lattice.order, :, None, None]
+        moved = moved * offset.dtype.type(lattice.scale) + constant(stretch, offset)
     ours[:, :, lattice.order] = moved
     factors[:, :, lattice.order] = mask.transpose(0, 3, 4, 1, 2)
     return (
@@ -92,22 +100,24 @@ def _to_columns(arrays: dict[str, NumpyArray], lattice: _Lattice) -> tuple[Numpy
     height, width = lattice.kernel
     split, factors = split_ours(arrays, height * width)
     if factors is None:
-        factors = np.ones_like(split[:, :, :, 0])
+        factors = namespace(split).ones_like(split[:, :, :, 0])
     if lattice.removed:
         removed = (height // 2) * width + width // 2
-        if np.any(factors[:, :, removed] != 0):
+        # On a device nobody looks: that would wait for it.
+        if isinstance(factors, np.ndarray) and np.any(factors[:, :, removed] != 0):
             raise ValueError(
                 "remove_center: expected a mask of 0 at the centre tap, which is left out, "
                 "got other numbers"
             )
     moved = split[:, :, lattice.order]
     if lattice.scale != 1:
-        stretch = _stretch(lattice, split.dtype)[:, :, None, None]
-        moved = (moved - stretch[lattice.order]) / split.dtype.type(lattice.scale)
+        stretch = _stretch(lattice, split.dtype)[lattice.order, :, None, None]
+        moved = (moved - constant(stretch, split)) / split.dtype.type(lattice.scale)
     offset = moved[:, :, :, ::-1].transpose(0, 4, 5, 1, 2, 3)
     return offset, factors[:, :, lattice.order].transpose(0, 3, 4, 1, 2)
 
 
+@where_it_lies
 def from_dcnv3(
     offset: Array,
     mask: Array,
@@ -174,6 +184,7 @@ def from_dcnv3(
     return OffsetMask(*(give(part) for part in found))
 
 
+@where_it_lies
 def to_dcnv3(
     offset: Array,
     mask: Array | None = None,
@@ -211,7 +222,7 @@ def to_dcnv3(
         If an argument is not of its type, or 16-bit offsets would be scaled.
     ValueError
         If the shapes do not fit, or remove_center comes with an even kernel or a mask that is not 0
-        there.
+        there. On a CUDA device nobody looks at the mask.
 
     See Also
     --------
@@ -232,6 +243,7 @@ def to_dcnv3(
     return OffsetMask(give(moved.reshape(*place, -1)), give(factors.reshape(*place, -1)))
 
 
+@where_it_lies
 def from_dcnv4(
     offset_mask: Array,
     *,
@@ -300,6 +312,7 @@ def from_dcnv4(
     return OffsetMask(*(give(part) for part in found))
 
 
+@where_it_lies
 def to_dcnv4(
     offset: Array,
     mask: Array | None = None,
@@ -337,7 +350,7 @@ def to_dcnv4(
         If an argument is not of its type, or 16-bit offsets would be scaled.
     ValueError
         If the shapes do not fit, or remove_center comes with an even kernel or a mask that is not 0
-        there.
+        there. On a CUDA device nobody looks at the mask.
 
     See Also
     --------
@@ -356,8 +369,9 @@ def to_dcnv4(
     moved, factors = _to_columns(arrays, lattice)
     place, groups, taps = factors.shape[:3], factors.shape[3], factors.shape[4]
     used = groups * taps * 3
-    packed = np.zeros((*place, _padded(used)), moved.dtype)
-    parts = np.concatenate([moved.reshape(*place, groups, 2 * taps), factors], axis=-1)
+    xp = namespace(moved)
+    packed = xp.zeros((*place, _padded(used)), moved.dtype)
+    parts = xp.concatenate([moved.reshape(*place, groups, 2 * taps), factors], axis=-1)
     packed[..., :used] = parts.reshape(*place, used)
     return give(packed)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from pydeform import _arrays, _shapes
-from pydeform._arrays import NumpyArray
+from pydeform._arrays import NumpyArray, namespace
 from pydeform.ops._checks import check_dtypes, check_like
 
 _FLOATING = ("float16", "bfloat16", "float32", "float64", "longdouble")
@@ -21,17 +20,36 @@ class OffsetMask(NamedTuple):
     mask: Any
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def where_it_lies(function: Callable[P, R]) -> Callable[P, R]:
+    """Make the device of the first argument current, and the stream of its library."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        place = _arrays.place(next(iter((*args, *kwargs.values())), None))
+        if place is None:
+            return function(*args, **kwargs)
+        with place:
+            return function(*args, **kwargs)
+
+    return call
+
+
 def take(values: Mapping[str, Any]) -> tuple[dict[str, NumpyArray], Callable[[NumpyArray], Any]]:
     """Return the arrays of a call, all of one floating dtype, and how to give results back."""
     taken = _arrays.take(values, like=next(iter(values)))
-    if taken.device != "cpu":
+    if not taken.arrays:
         raise TypeError(
-            f"arrays on {taken.device}: expected arrays on the CPU; move them there first"
+            f"arrays on {taken.device}: expected arrays on the CPU or on a CUDA device; "
+            "move them there first"
         )
     check_dtypes(taken.arrays, _FLOATING, next(iter(values)), wide=())
 
     def give(array: NumpyArray) -> Any:
-        return taken.give(np.array(array, order="C", copy=True))
+        return taken.give(namespace(array).array(array, order="C", copy=True))
 
     return taken.arrays, give
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from pydeform._arrays import Array, NumpyArray
+from pydeform._arrays import Array, NumpyArray, namespace
 from pydeform.ops._checks import PerAxis
-from pydeform.ops.conventions._common import OffsetMask, groups_of, kernel_of, split_ours, take
+from pydeform.ops.conventions._common import (
+    OffsetMask,
+    groups_of,
+    kernel_of,
+    split_ours,
+    take,
+    where_it_lies,
+)
 
 
+@where_it_lies
 def from_chainer(offset: Array, *, kernel_size: PerAxis) -> Any:
     """Return Chainer's offsets as this library lays them out.
 
@@ -49,6 +55,7 @@ def from_chainer(offset: Array, *, kernel_size: PerAxis) -> Any:
     return give(parts[:, ::-1].swapaxes(1, 2).reshape(array.shape))
 
 
+@where_it_lies
 def to_chainer(offset: Array, *, kernel_size: PerAxis) -> Any:
     """Return offsets as Chainer lays them out.
 
@@ -100,6 +107,7 @@ def _chainer(offset: Any, kernel_size: object) -> tuple[NumpyArray, int, Any]:
     return array, taps, give
 
 
+@where_it_lies
 def from_mindspore(offsets: Array, *, kernel_size: PerAxis) -> OffsetMask:
     """Return MindSpore's packed offsets as an offset and a mask.
 
@@ -141,10 +149,11 @@ def from_mindspore(offsets: Array, *, kernel_size: PerAxis) -> OffsetMask:
     groups = groups_of("offsets", array, 1, 3 * taps, "(batch, 3*G*K, H, W)")
     batch, _, *size = array.shape
     x, y, mask = array.reshape(batch, 3, groups * taps, *size).transpose(1, 0, 2, 3, 4)
-    offset = np.stack([y, x], axis=2).reshape(batch, groups * taps * 2, *size)
+    offset = namespace(x).stack([y, x], axis=2).reshape(batch, groups * taps * 2, *size)
     return OffsetMask(give(offset), give(mask))
 
 
+@where_it_lies
 def to_mindspore(offset: Array, mask: Array | None = None, *, kernel_size: PerAxis) -> Any:
     """Return an offset and a mask in MindSpore's one tensor.
 
@@ -186,6 +195,6 @@ def to_mindspore(offset: Array, mask: Array | None = None, *, kernel_size: PerAx
     split, factors = split_ours(arrays, height * width)
     batch, groups, taps, _, *size = split.shape
     if factors is None:
-        factors = np.ones_like(split[:, :, :, 0])
-    parts = np.stack([split[:, :, :, 1], split[:, :, :, 0], factors], axis=1)
+        factors = namespace(split).ones_like(split[:, :, :, 0])
+    parts = namespace(split).stack([split[:, :, :, 1], split[:, :, :, 0], factors], axis=1)
     return give(parts.reshape(batch, 3 * groups * taps, *size))

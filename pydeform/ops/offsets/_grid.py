@@ -10,7 +10,7 @@ import numpy as np
 
 from pydeform import _shapes
 from pydeform.ops import _checks
-from pydeform.ops._composed import Formulas, Terms, namespace
+from pydeform.ops._composed import Formulas, Terms, constants, namespace
 
 
 def kernel_of(value: object) -> tuple[int, ...]:
@@ -151,7 +151,7 @@ class Parametric(Formulas):
 
     @staticmethod
     def _check_values(size: Any, form: int, log: bool) -> None:
-        """Check that sizes are numbers, and positive but for matrices."""
+        """Check that sizes are numbers, and positive but for matrices; on a device nobody looks."""
         xp = namespace(size)
         if log and form == 2:
             raise ValueError("log: expected False beside matrices of sizes, got True")
@@ -163,6 +163,8 @@ class Parametric(Formulas):
             limit = np.finfo(exact)
             lowest, highest = (float(np.log(exact.type(x))) for x in (limit.tiny, limit.max))
             expected = f"logarithms of normal numbers, from {lowest:.6g} to {highest:.6g}"
+        if not isinstance(size, np.ndarray):
+            return
         bad = ~((size > lowest) & (size < highest))  # NaN is not in any interval
         if bool(xp.any(bad)):
             where = tuple(int(i[0]) for i in xp.nonzero(bad))
@@ -284,5 +286,5 @@ class Parametric(Formulas):
 def taps_like(plan: ParameterPlan, array: Any) -> Any:
     """Return the taps around the centre [1, 1, K, n, 1, ...], of the dtype of an array."""
     xp = namespace(array)
-    taps = xp.asarray(centred_taps(plan.kernel), dtype=array.dtype)
+    taps = constants(centred_taps(plan.kernel), array)
     return xp.reshape(taps, (1, 1, prod(plan.kernel), plan.rank, *(1,) * plan.rank))

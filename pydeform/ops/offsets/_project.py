@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydeform._arrays import Array
 from pydeform.ops._checks import Layout
-from pydeform.ops._composed import Formulas, Terms, derivatives, namespace, run
+from pydeform.ops._composed import Formulas, Terms, constants, derivatives, namespace, run
 from pydeform.ops.offsets._constraint import (
     Ball,
     Box,
@@ -40,7 +40,7 @@ class _Plan(NamedTuple):
 def _per_axis(values: Sequence[float], array: Any) -> Any:
     """Return constants beside an array [N, G*K, n, *O]."""
     xp = namespace(array)
-    found = xp.asarray(list(values), dtype=array.dtype)
+    found = constants(values, array)
     return xp.reshape(found, (1, 1, len(values), *(1,) * len(values)))
 
 

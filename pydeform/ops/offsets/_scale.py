@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydeform._arrays import Array
 from pydeform.ops._checks import Layout, PerAxis
-from pydeform.ops._composed import Terms, derivatives, namespace, run
+from pydeform.ops._composed import Terms, constants, derivatives, namespace, run
 from pydeform.ops.offsets._grid import ParameterPlan, Parametric, taps_like
 
 A = TypeVar("A", bound=Array)
@@ -37,7 +37,7 @@ class _ScaleTaps(Parametric):
     def at(self, plan: ParameterPlan, at: Terms) -> Any:
         size, n = at["size"], plan.rank
         xp = namespace(size)
-        steps = xp.asarray(plan.dilation, dtype=size.dtype)
+        steps = constants(plan.dilation, size)
         if plan.form == 2:
             steps = xp.eye(n, dtype=size.dtype) * steps
         steps = xp.reshape(steps, (1, 1, *steps.shape, *(1,) * n))
@@ -116,7 +116,8 @@ def scale_taps(
         If an argument is not of its type, or arrays are not all float32 or all float64.
     ValueError
         If shapes do not fit, a size is not positive (with `log`, is no logarithm of a normal
-        number; in a matrix, is not finite), or `log` comes with matrices.
+        number; in a matrix, is not finite), or `log` comes with matrices. On a CUDA device nobody
+        looks at sizes, as that would wait for it.
 
     See Also
     --------

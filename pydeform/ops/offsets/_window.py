@@ -146,7 +146,7 @@ def gaussian_window(
         If an argument is not of its type, or arrays are not all float32 or all float64.
     ValueError
         If shapes do not fit, or a size is not positive (with `log`, is no logarithm of a normal
-        number).
+        number). On a CUDA device nobody looks at sizes, as that would wait for it.
 
     See Also
     --------
@@ -211,7 +211,8 @@ def box_window(
     TypeError
         If an argument is not of its type, or arrays are not all float32 or all float64.
     ValueError
-        If shapes do not fit, or a size is not positive.
+        If shapes do not fit, or a size is not positive. On a CUDA device nobody looks at sizes, as
+        that would wait for it.
 
     See Also
     --------
