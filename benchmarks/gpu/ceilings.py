@@ -73,5 +73,7 @@ def measure(device: Device, small: bool) -> Ceilings:
         half=half,
         tf32=tf32(device, rows) or half * H100.tf32 / H100.half,
         single=single,
+        mma=half * H100.mma / H100.half,
         gather=copy * H100.gather / H100.copy,
+        cache=copy * H100.cache / H100.copy,
     )

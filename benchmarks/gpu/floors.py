@@ -30,8 +30,15 @@ class Ceilings:
         Bytes a second that are read or written.
     half, tf32, single
         Operations a second of a matrix product in float16, in TF32, and in float32 without it.
+    mma
+        The same in float16 by `mma.sync`, which our kernel uses; cuBLAS has `wgmma` on an H100,
+        and only that reaches the peak.
     gather
         Bytes a second that all multiprocessors together load from their first-level caches.
+    cache
+        Bytes a second from the second-level cache.
+    multiprocessors
+        How many blocks run at a time where each fills one.
     launch
         Seconds from the end of one kernel to the start of the next in one stream.
     host
@@ -43,7 +50,10 @@ class Ceilings:
     half: float
     tf32: float
     single: float
+    mma: float = 600e12
     gather: float = 28e12
+    cache: float = 5.5e12
+    multiprocessors: int = 132
     launch: float = 3e-6
     host: float = 12e-6
 
@@ -66,7 +76,9 @@ class Pass:
     flops, rate
         Operations of a product, and which ceiling they have.
     gathered
-        Bytes that samples read at corners, most of them from caches.
+        Bytes that samples read at corners, most of them from the first-level caches.
+    cached
+        Bytes that blocks read again from the second-level cache.
     launches
         Kernels.
     """
@@ -76,6 +88,7 @@ class Pass:
     flops: float = 0.0
     rate: str = "single"
     gathered: float = 0.0
+    cached: float = 0.0
     launches: int = 1
 
     def seconds(self, ceilings: Ceilings) -> float:
@@ -84,6 +97,7 @@ class Pass:
             self.moved / ceilings.copy,
             self.flops / getattr(ceilings, self.rate),
             self.gathered / ceilings.gather,
+            self.cached / ceilings.cache,
         )
         return max(parts) + self.launches * ceilings.launch
 

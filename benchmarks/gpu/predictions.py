@@ -7,6 +7,7 @@ lack of parallelism add is not in them, so a measured time may be longer.
 
 from __future__ import annotations
 
+from benchmarks.cases import Case
 from benchmarks.gpu.cases import ITEMSIZE, Timed
 from benchmarks.gpu.floors import (
     H100,
@@ -17,7 +18,6 @@ from benchmarks.gpu.floors import (
     corner_bytes,
     positions,
     product,
-    rate,
     samples_of_position,
     sizes,
 )
@@ -34,16 +34,31 @@ def wide(timed: Timed, name: str) -> float:
     return sizes(timed)[name] * WIDE / ITEMSIZE[timed.dtype]
 
 
-def fused(timed: Timed) -> list[Pass]:
-    """Return the passes of the fused forward product in 16 bits: no columns at all."""
-    found = sizes(timed)
-    copied = Pass("turn input to channels last", 2 * found["input"])
-    read = sum(size for name, size in found.items() if name != "bias")
+def fused(timed: Timed, ceilings: Ceilings = H100) -> list[Pass]:
+    """Return the passes of the fused forward product in 16 bits: no columns at all.
+
+    A block of 128 positions and 256 outputs fills a multiprocessor; the last wave of blocks is
+    rarely full, and every block reads its weights anew.
+    """
+    found, shape = sizes(timed), timed.shape
+    assert isinstance(shape, Case)
+    down, across = -(-positions(timed) // 128), -(-shape.out_channels // 256)
+    blocks = down * across
+    waves = -(-blocks // ceilings.multiprocessors)
+    full = blocks / (waves * ceilings.multiprocessors)
+    read = sum(size for name, size in found.items() if name not in ("bias", "weight"))
+    work = Pass(
+        "sample and multiply",
+        read + found["weight"],
+        product(timed) / full,
+        "mma",
+        corner_bytes(timed, 2) * across,
+        down * found["weight"],
+    )
     return [
-        copied,
+        Pass("turn input to channels last", 2 * found["input"]),
         Pass("pack weight", 2 * found["weight"]),
-        Pass("sample and multiply", read, product(timed), rate(timed), corner_bytes(timed, 2)),
-        Pass("turn output to channels first", 2 * found["output"]),
+        work,
     ]
 
 
@@ -65,6 +80,7 @@ def columns_forward(timed: Timed) -> list[Pass]:
             gathered=corner_bytes(timed, item), launches=parts,
         ),
         Pass("product", columns + out + wide(timed, "weight"), product(timed), launches=parts),
+        *_grouped(timed, out, parts),
         Pass("turn output, add bias", out + found["output"], launches=parts),
     ]  # fmt: skip
 
@@ -74,6 +90,12 @@ def _fields(timed: Timed) -> float:
     return sum(wide(timed, name) for name in ("offset", "mask") if name in sizes(timed))
 
 
+def _grouped(timed: Timed, out: float, parts: int) -> list[Pass]:
+    """Return what puts the outputs of a group side by side, or takes them apart."""
+    groups = timed.shape.groups
+    return [Pass("order outputs by groups", 2 * out, launches=parts)] if groups > 1 else []
+
+
 def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
     """Return the passes of all gradients of a convolution by columns."""
     found, parts = sizes(timed), chunks(timed, 2)
@@ -81,13 +103,14 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
     columns, image = column_bytes(timed, WIDE), wide(timed, "input")
     fields, weight, out = _fields(timed), wide(timed, "weight"), wide(timed, "output")
     samples = positions(timed) * samples_of_position(timed)
+    corners = 4 * WIDE  # weights of a sample, kept from the keys for the gather
     gathered = corner_bytes(timed, item)
     if deterministic:
         splat = [
-            Pass("keys", fields + WIDE * samples, launches=parts),
+            Pass("keys", fields + (WIDE + corners) * samples, launches=parts),
             Pass("sort and find cells", (SORT_BYTES + 24) * samples, launches=12 * parts),
             Pass(
-                "gather", columns + 2 * image * parts + fields + 16 * samples,
+                "gather", columns + 2 * image * parts + (corners + 16) * samples,
                 gathered=4 * columns, launches=parts,
             ),
         ]  # fmt: skip
@@ -96,8 +119,14 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
         splat = [
             Pass("scatter", columns + 2 * image + fields, gathered=2 * 4 * columns, launches=parts)
         ]
+    widened, rounded = [], []
+    if item < WIDE:
+        both = fields * (1 + item / WIDE)
+        widened = [Pass("widen offset and mask", both, launches=2)]
+        rounded = [Pass("round gradients of offset and mask", both, launches=2)]
     return [
         Pass("turn input and cotangent", 2 * found["input"] + found["output"] + out, launches=2),
+        *widened,
         Pass("pack weight", found["weight"] + weight),
         Pass("blend", found["input"] + fields + columns, gathered=gathered, launches=parts),
         # One product of three axes copies what is transposed first.
@@ -110,7 +139,11 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
         ),
         *splat,
         Pass("turn gradient of input", image + found["input"]),
-        Pass("round gradients of the others", fields + weight, launches=3),
+        *_grouped(timed, out, parts),
+        Pass("gradient of bias", out, launches=2),
+        Pass("begin with zeros", image + weight, launches=2),
+        Pass("turn gradient of weight", weight + found["weight"]),
+        *rounded,
     ]  # fmt: skip
 
 
@@ -164,11 +197,11 @@ def sampled_backward(timed: Timed) -> list[Pass]:
             "dots", source + out * levels + 2 * fields,
             gathered=gathered * 1.25, launches=parts,
         ),
-        Pass("keys", 2 * fields / 3 + WIDE * samples, launches=parts),
+        Pass("keys", fields + (WIDE + 4 * WIDE) * samples, launches=parts),
         Pass("sort and find cells", (SORT_BYTES + 24) * samples, launches=12 * parts),
         Pass("begin with zeros", source, launches=parts),
         Pass(
-            "gather", out * levels + 2 * source + fields + 16 * samples,
+            "gather", out * levels + 2 * source + (4 * WIDE + 16) * samples,
             gathered=gathered, launches=parts,
         ),
         Pass("store gradient of image", 2 * source, launches=parts),

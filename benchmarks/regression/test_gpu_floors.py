@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +77,7 @@ def test_chunks_are_those_of_the_backend(name: str, buffers: int) -> None:
     layout = _layout.Layout(geometry, np.empty(0, np.float32))  # type: ignore[arg-type]
     sampling = _sampling.Sampling.__new__(_sampling.Sampling)
     sampling.layout, sampling.geometry = layout, geometry  # type: ignore[assignment]
-    assert _workspace.limit() == floors.WORKSPACE
+    assert _workspace.at_a_time() == floors.WORKSPACE
     assert floors.chunks(timed, buffers) == len(list(sampling.chunks(buffers)))
 
 
@@ -98,7 +100,49 @@ def test_a_pass_takes_its_slowest_part_and_its_launches() -> None:
     one = Pass("one", moved=5e6, flops=1e8, rate="half", gathered=2e7, launches=2)
     assert one.seconds(ceilings) == pytest.approx(5e-6 + 2e-6)
     assert replace(one, flops=1e9).seconds(ceilings) == pytest.approx(1e-5 + 2e-6)
+    assert replace(one, cached=2e8).seconds(replace(ceilings, cache=1e13)) == pytest.approx(2.2e-5)
     assert replace(one, gathered=2e8).seconds(ceilings) == pytest.approx(2e-5 + 2e-6)
+
+
+def test_the_fused_product_waits_for_its_last_wave() -> None:
+    timed = Timed(SHAPES["R256"], "float16", "forward")  # 196 blocks, 2 waves of 132
+    (*_, work) = predictions.fused(timed)
+    assert work.flops == pytest.approx(floors.product(timed) * 264 / 196)
+    assert work.cached == 196 * 256 * 256 * 9 * 2
+
+
+CALLS = {
+    "R256 forward, float16, fused": ("R256", "float16", "forward", "fused"),
+    "R256 forward, float16, by columns": ("R256", "float16", "forward", "columns"),
+    "R256 forward, float32": ("R256", "float32", "forward", "columns"),
+    "R256 backward, float16": ("R256", "float16", "backward", "columns"),
+    "R256 backward, float16, atomics": ("R256", "float16", "backward", "columns, atomics"),
+    "R256 backward, float32": ("R256", "float32", "backward", "columns"),
+    "DCNv4 64x320x56x56 forward, float16": ("dcnv4-64", "float16", "forward", "local"),
+    "DCNv4 64x320x56x56 forward, float32": ("dcnv4-64", "float32", "forward", "local"),
+    "DCNv4 64x320x56x56 backward, float16": ("dcnv4-64", "float16", "backward", "local"),
+    "attention, 17,821 queries, forward, float32": ("attention", "float32", "forward", "local"),
+}
+
+
+def test_the_documentation_has_the_numbers_of_the_functions() -> None:
+    page = Path(__file__).parents[2] / "docs" / "explanation" / "gpu-kernels.md"
+    rows = re.findall(
+        r"^\| (.+?) \| ([\d,]+) us \| ([\d,]+) us \| [\d.]+ \| (\d+) \| ([\d,]+) us \|$",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert {row[0] for row in rows} == set(CALLS)
+    for name, *numbers in rows:
+        shape, dtype, direction, way = CALLS[name]
+        timed = Timed(SHAPES[shape], dtype, direction)
+        passes = predictions.predictions(timed)[way]
+        launches = sum(one.launches for one in passes)
+        seconds = floors.floor(timed), predictions.seconds(passes)
+        starting = predictions.host_seconds(passes)
+        found = [round(1e6 * t) for t in seconds], launches, round(1e6 * starting)
+        floor, predicted, started, host = (int(n.replace(",", "")) for n in numbers)
+        assert ([floor, predicted], started, host) == found, name
 
 
 #: Kernels of ours behind the passes of a prediction; cuBLAS and CuPy start the others.
