@@ -17,6 +17,7 @@ struct blend_args {
 // kernel: blend args=blend_args threads=256 registers=112
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// registers: double = 128
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void blend(const blend_args& a) {
     using P = Plan<A, I, corner_count<R, WIDE>()>;
@@ -143,9 +144,9 @@ struct keys_args {
     void* weights;   // of its corners, of the working type
 };
 
-// kernel: keys args=keys_args threads=256 registers=88
+// kernel: keys args=keys_args threads=256 registers=96
 // instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
-// registers: double = 96
+// registers: double = 104
 template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
     constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
