@@ -124,18 +124,17 @@ def convolve(
     tiles = g.groups * padded // step if wide else 0
     multiprocessors = 1 if g.rank == 3 else _machine(layout)[1]
     for first, end, across in _split(layout.rows, tiles, multiprocessors):
-        blocks_across = -(-outputs // (across * _OUTPUTS))
-        grid = -(-(end - first) // _ROWS) * g.groups * blocks_across
+        grid = (-(-(end - first) // _ROWS), -(-outputs // (across * _OUTPUTS)), g.groups)
         args = [
             *(*sampling.args, *field(mask), pointer(image), pointer(packed)),
-            *(pointer(bias), pointer(out), first, end, g.groups, outputs, padded, blocks_across),
+            *(pointer(bias), pointer(out), first, end, g.groups, outputs, padded),
             *(channels, sampling.width, spans, -(-g.taps // chunks), chunks),
             *(int(g.channels_last), int(whole)),
         ]
         names = (NAMES[image.dtype.name], str(g.rank), str(across))
         shared = _shared(g.rank, across)
         threads = across * _OUTPUTS
-        launch("deform_conv", "fused", names, (grid,), (threads,), args, shared, layout.xp)
+        launch("deform_conv", "fused", names, grid, (threads,), args, shared, layout.xp)
 
 
 def _shared(rank: int, across: int) -> int:

@@ -89,9 +89,7 @@ class Dots:
         targets: list[tuple[Any, Maybe]] = []
         if to_p is not None:
             planes = layout.target_coordinates(to_p)
-            targets += [
-                (planes[:, :, e], found) for e, found in enumerate(self.second_coordinates())
-            ]
+            targets += [(planes[:, :, e], found) for e, found in enumerate(self.second_coordinates())]
         if to_m is not None:
             targets.append((layout.target_pairs(to_m), self.second_factor()))
         for target, found in targets:

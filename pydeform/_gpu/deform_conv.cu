@@ -49,7 +49,7 @@ struct fused_args {
     const void* bias;    // [Co] of T, null for 0
     void* out;           // [N, Co, P], or [N, P, Co] where `last`
     int64_t first, end;   // rows of this launch
-    int64_t groups, outputs, padded, across;  // of the product: groups, outputs of one, tiles of those
+    int64_t groups, outputs, padded;  // of the product: groups, outputs of one, those with zeros
     int64_t of_group, width;  // channels of a group and of an offset group
     int64_t spans;            // offset groups that a group has channels of, at most
     int64_t chunk, chunks;    // taps that are planned at a time, and how often
@@ -173,8 +173,8 @@ template <class T, int R, int ACROSS> struct Fused {
         constexpr int EACH = N / FETCHED, PARTS = MINE * 2 * EACH, UNITS = 8 / PARTS;
         constexpr int ROW = P / EACH % 2, BLOCK = P / EACH / 2, FIRST = P % EACH * FETCHED;
         const int block = warp * MINE + BLOCK, e = t * ROWS + block * 16 + lane / 4 + ROW * 8;
-        // Without this the compiler starts the reads of many parts at once, and registers run out.
-        if (R == 3) __syncwarp();
+        // Without this the compiler starts the reads of many rows at once, and registers run out.
+        if (R == 3 && FIRST == 0) __syncwarp();
         Quad corners[FETCHED];
         fetch(e, FIRST, channel, corners);
         if constexpr (PRODUCTS) products<P * UNITS, (P + 1) * UNITS>(stage ^ 1, b, sum);
@@ -298,10 +298,7 @@ template <class T, int R, int ACROSS> struct Fused {
 template <class T, int R, int ACROSS> __device__ void fused(const fused_args& a) {
     using F = Fused<T, R, ACROSS>;
     PYD_SHARED(typename F::Shared, shared);
-    // Tiles of outputs side by side: they read the same pixels.
-    const int block = int(blockIdx.x), output = block % int(a.across) * F::OUTPUTS;
-    const int group = block / int(a.across) % int(a.groups);
-    const int row = int(a.first) + block / int(a.across * a.groups) * F::ROWS;
+    const int row = int(a.first) + int(blockIdx.x) * F::ROWS, output = int(blockIdx.y) * F::OUTPUTS, group = int(blockIdx.z);
     F f{a, *shared, int(threadIdx.x % 32), int(threadIdx.x / 32), output};
     float sum[4][8][4];
 #pragma unroll

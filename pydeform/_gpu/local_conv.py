@@ -40,11 +40,7 @@ class Layer:
         # What is added up is rounded to storage once, at the end.
         dtype = layout.storage if len(images) == 1 else layout.dtype
         direct = self.geometry.channels_last and dtype == out.dtype
-        rows = (
-            out.reshape(-1, channels)
-            if direct
-            else layout.empty(layout.rows, channels, dtype=dtype)
-        )
+        rows = out.reshape(-1, channels) if direct else layout.empty(layout.rows, channels, dtype=dtype)
         for number, (image, terms) in enumerate(images):
             self.sampling.weigh(image, terms, rows, add=number > 0)
         if not images:
