@@ -13,7 +13,10 @@ import numpy as np
 
 from pydeform._gpu._layout import Array, namespace, pointer, strides
 
-TF32 = os.environ.get("PYDEFORM_TF32", "0") == "1"
+
+def tf32() -> bool:
+    """Return whether float32 may be multiplied as TF32: PYDEFORM_TF32=1, off by default."""
+    return os.environ.get("PYDEFORM_TF32", "0") == "1"
 
 
 def product(
@@ -71,7 +74,7 @@ def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, a
     computed = cublas.CUBLAS_COMPUTE_32F
     if out.dtype == np.float64:
         computed = cublas.CUBLAS_COMPUTE_64F
-    elif a.dtype == np.float32 and TF32:
+    elif a.dtype == np.float32 and tf32():
         computed = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
     groups, m, n = out.shape
     k = a.shape[1] if a_turned else a.shape[2]

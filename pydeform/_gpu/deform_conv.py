@@ -1,5 +1,7 @@
 """Deformable convolution on the GPU: columns by sampling, a matrix product, chunk by chunk.
 
+Where tensor cores take the numbers, the output comes from one kernel without columns (`_fused`).
+
 The letters are those of `pydeform._ref.deform_conv`: samples s = S_0(x), slopes D_d = S_{e_d}(x),
 A = sum_o w ybar, B = sum_o omega ybar, (u, v, omega, beta, mu) tangents of (x, p, w, b, m). Every
 result is a sum over rows, one per output position of an image; a chunk of rows is in memory at a
@@ -10,8 +12,10 @@ arrays the columns m s, an operand of a product, are rounded to 16 bits; sums ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
+from pydeform._gpu import _fused
 from pydeform._gpu._layout import Array, Layout, Maybe
 from pydeform._gpu._product import ones, product
 from pydeform._gpu._sampling import Sampling, modulated
@@ -49,8 +53,13 @@ class Layer:
         self.sampling = Sampling(layout, coordinates)
         self.x = layout.image(input)
         self.per_sample = weight.ndim == geometry.rank + 3
-        self.w = self.weight(weight)
+        self.given = weight
         self.m = None if mask is None else layout.pairs(mask)
+
+    @cached_property
+    def w(self) -> Array:
+        """The weight, [N or 1, g, K * C/g, Co/g]."""
+        return self.weight(self.given)
 
     def weight(self, weight: Array) -> Array:
         """[N or 1, g, K * C/g, Co/g]."""
@@ -122,6 +131,9 @@ class Layer:
 
     def output(self, bias: Maybe, out: Array) -> None:
         """b + sum_{c,tap} w m s."""
+        if _fused.applies(self.sampling, self.x, self.given):
+            _fused.convolve(self.sampling, self.x, self.given, bias, self.m, out)
+            return
         for first, rows in self.chunks(1):
             flat = self.layout.empty(rows, self.geometry.out_channels)
             self.conv(self.of(self.w, first), self.sampled(first, rows), self.rows(flat, 0, rows))

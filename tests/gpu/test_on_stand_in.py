@@ -13,7 +13,7 @@ import pytest
 
 import pydeform
 import pydeform._gpu
-from pydeform._gpu import _host, _loader, _product
+from pydeform._gpu import _host, _loader
 from pydeform._gpu._product import product
 from pydeform.testing.operations import OPERATIONS
 
@@ -110,7 +110,7 @@ def test_products_as_cublas_is_told_of_them(dtype, turned, add, groups):
 
 def test_tf32_is_asked_for_by_name(monkeypatch):
     one = np.ones((1, 2, 2), np.float32)
-    monkeypatch.setattr(_product, "TF32", True)
+    monkeypatch.setenv("PYDEFORM_TF32", "1")
     with fake.installed(pydeform._gpu), cublas.installed():
         arrays = [fake.to_device(one) for _ in range(3)]
         product(*arrays)
