@@ -24,7 +24,10 @@ _CAPABILITY = 80
 
 
 def tf32() -> bool:
-    """Return whether float32 may be multiplied as TF32: PYDEFORM_TF32=1, off by default."""
+    """Return whether float32 may be multiplied as TF32: PYDEFORM_TF32=1, off by default.
+
+    Ranks 1 and 2. Both operands are rounded to 10 bits of fraction.
+    """
     return os.environ.get("PYDEFORM_TF32", "0") == "1"
 
 
@@ -47,7 +50,8 @@ def _machine(layout: Layout) -> tuple[int, int]:
 def applies(sampling: Sampling, image: Array, weight: Array) -> bool:
     """Return whether the fused kernel can take a convolution with one weight for all samples."""
     layout, g = sampling.layout, sampling.geometry
-    if image.itemsize > 2 and not (image.dtype == np.float32 and tf32()):
+    # Of rank 3 only 16-bit types: with floats the registers do not hold what a thread needs.
+    if image.itemsize > 2 and not (image.dtype == np.float32 and g.rank < 3 and tf32()):
         return False
     slab = 64 // image.itemsize
     return (
@@ -140,4 +144,4 @@ def convolve(
 def _shared(rank: int, across: int) -> int:
     """Bytes of `Fused::Shared`: two stages of both operands, and plans."""
     stages = 2 * (_ROWS + across * _OUTPUTS) * 64
-    return stages + _ROWS * _TAPS[rank] * (8 * 2**rank + 4)
+    return stages + _ROWS * _TAPS[rank] * (8 * (1 << rank) + 4)
