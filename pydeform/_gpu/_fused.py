@@ -42,7 +42,8 @@ def _machine(layout: Layout) -> tuple[int, int]:
 def applies(sampling: Sampling, image: Array, weight: Array) -> bool:
     """Return whether the fused kernel can take a convolution with one weight for all samples."""
     layout, g = sampling.layout, sampling.geometry
-    if image.itemsize > 2 and not (image.dtype == np.float32 and tf32()):
+    # Of rank 3 only 16-bit types: with floats the registers do not hold what a thread needs.
+    if image.itemsize > 2 and not (image.dtype == np.float32 and g.rank < 3 and tf32()):
         return False
     slab = 64 // image.itemsize
     return (
@@ -135,4 +136,4 @@ def convolve(
 def _shared(rank: int, across: int) -> int:
     """Bytes of `Fused::Shared`: two stages of both operands, and plans."""
     stages = 2 * (_ROWS + across * _OUTPUTS) * 64
-    return stages + _ROWS * _TAPS[rank] * (8 * 2**rank + 4)
+    return stages + _ROWS * _TAPS[rank] * (8 * (1 << rank) + 4)

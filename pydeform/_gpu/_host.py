@@ -158,7 +158,7 @@ def _library(source: str, name: str) -> tuple[int, dict[tuple[str, ...], Any]]:
     text.append(f"extern const long long coh_size = sizeof({kernel.args});")
     text += [
         f"void {kernel.symbol(i)}(void* a) "
-        f"{{ {kernel.call(i)}(*static_cast<const {kernel.args}*>(a)); }}"
+        f"{{ coh::Copies copies; {kernel.call(i)}(*static_cast<const {kernel.args}*>(a)); }}"
         for i in kernel.instances
     ]
     warnings = ("-O1", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused")

@@ -293,7 +293,7 @@ template <class T, int R, int ACROSS> struct Fused {
 
 // kernel: fused args=fused_args threads=256 registers=255
 // instances: T = half_t | bf16_t | float; R = 1 | 2; ACROSS = 2 | 4
-// instances: T = half_t | bf16_t | float; R = 3; ACROSS = 4
+// instances: T = half_t | bf16_t; R = 3; ACROSS = 4
 // sass: = HMMA LDG.E.128
 template <class T, int R, int ACROSS> __device__ void fused(const fused_args& a) {
     using F = Fused<T, R, ACROSS>;

@@ -81,6 +81,13 @@ inline void copy_now() {
   for (const Copy& copy : copies[fiber->index]) std::memcpy(copy.to, copy.from, 16);
   copies[fiber->index].clear();
 }
+// Around a kernel: what an ended launch has left is forgotten, what this one leaves is an error.
+struct Copies {
+  Copies() { copies[fiber->index].clear(); }
+  ~Copies() {
+    if (!copies[fiber->index].empty()) fail("an asynchronous copy that nothing waits for");
+  }
+};
 
 }  // namespace coh
 
