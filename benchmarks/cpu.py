@@ -13,7 +13,7 @@ from benchmarks.cases import DIRECTIONS, Case, select
 from benchmarks.machine import facts
 from benchmarks.peers import choose
 from benchmarks.progress import Say, progress
-from benchmarks.report import Report, as_markdown, write_readme
+from benchmarks.report import Report, as_markdown, together, write_readme
 from benchmarks.sweeps import measure
 from benchmarks.timing import hold
 from benchmarks.workers import team
@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
         help="draw pictures, and measure what they need: time and memory against size and "
         "channels")  # fmt: skip
     add("--output", type=Path, default=RESULTS, metavar="FOLDER", help="for JSON and pictures")
-    add("--load", type=Path, metavar="JSON", help="show this report instead of measuring")
+    add("--load", type=Path, nargs="+", metavar="JSON",
+        help="show this report instead of measuring; several are put together, so that a long run "
+        "can be made in parts")  # fmt: skip
     add("--write-readme", action="store_true", help="put the tables into benchmarks/README.md")
     return made
 
@@ -123,7 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = parser()
     options = made.parse_args(given)
     if options.load:
-        report = Report.load(options.load)
+        try:
+            report = together([Report.load(path) for path in options.load])
+        except ValueError as error:
+            made.error(str(error))
     else:
         try:
             cases = chosen_cases(options)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import DIRECTIONS, Case
+from benchmarks.cases import DIRECTIONS, SETS, Case
 from benchmarks.peers import PEERS
 from benchmarks.timing import YARDSTICK, Contest, Measurement
 
@@ -97,6 +97,51 @@ class Report:
         """Return who was measured in a direction, in the order of the tables."""
         seen = {m.peer for m in self.measurements if m.direction == direction}
         return [name for name in PEERS if name in seen]
+
+
+def together(parts: Sequence[Report]) -> Report:
+    """Return one report of runs that were made in parts; where two have one contest, the later.
+
+    Raises
+    ------
+    ValueError
+        If the parts are of different machines, vector code or versions of one library.
+    """
+    whole = Report(dict(parts[0].facts) | {"versions": {}})
+    for part in parts:
+        for key in ("machine", "build"):
+            one, other = ({k: v for k, v in r.facts[key].items() if k != "load"}
+                          for r in (whole, part))  # fmt: skip
+            if one != other:
+                raise ValueError(f"reports: expected one {key}, got {one} and {other}")
+        for name, version in part.facts["versions"].items():
+            if whole.facts["versions"].setdefault(name, version) != version:
+                raise ValueError(
+                    f"reports: expected one version of {name}, got "
+                    f"{whole.facts['versions'][name]} and {version}"
+                )
+        held = {(m.case, m.direction, m.threads) for m in part.measurements}
+        whole.measurements = [
+            m for m in whole.measurements if (m.case, m.direction, m.threads) not in held
+        ] + part.measurements
+        for ours, theirs in ((whole.refused, part.refused), (whole.failed, part.failed)):
+            ours[:] = [f for f in ours if (f["case"], f["direction"], f["threads"]) not in held]
+            ours += theirs
+        whole.cases += [case for case in part.cases if case not in whole.cases]
+        whole.absent |= part.absent
+        whole.sweeps = part.sweeps or whole.sweeps
+    listed = dict.fromkeys(case.name for cases in SETS.values() for case in cases)
+    order = {name: number for number, name in enumerate(listed)}
+    whole.cases.sort(key=lambda case: order.get(case.name, len(order)))
+    measured = {m.peer for m in whole.measurements}
+    whole.absent = {name: why for name, why in whole.absent.items() if name not in measured}
+    loads = [load for part in parts if (load := part.facts["machine"].get("load")) is not None]
+    if loads:
+        whole.facts["machine"] = whole.facts["machine"] | {"load": max(loads)}
+    if len(parts) > 1:
+        commands = dict.fromkeys(part.facts["command"] for part in parts)
+        whole.facts["command"] = "`, `".join(commands)
+    return whole
 
 
 def grid(rows: Sequence[Sequence[str]], words: int = 1) -> str:

@@ -15,7 +15,7 @@ from benchmarks.cpu import published
 from benchmarks.peers import PEERS, choose
 from benchmarks.peers.blas import Sgemm
 from benchmarks.peers.check import disagreement, expected, own_disagreement
-from benchmarks.report import Report
+from benchmarks.report import Report, together
 from benchmarks.timing import Contest, Measurement
 from benchmarks.workers import WorkerError, worker
 
@@ -137,6 +137,41 @@ def test_report_keeps_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reports, "BEGIN", "not there")
     with pytest.raises(ValueError, match="expected one pair"):
         reports.write_readme(made, readme)
+
+
+def part(case_name: str, seconds: float, **facts: Any) -> Report:
+    """A run of one contest."""
+    made = Report(
+        {
+            "command": f"run {case_name}",
+            "machine": {"cpu": "c", "load": seconds},
+            "versions": {"pydeform": "0"},
+            "build": {},
+        }
+        | facts,
+        absent={"ncnn": "not asked for"} if seconds < 2 else {},
+    )
+    (problem,) = select([case_name])
+    name = "ncnn" if seconds >= 2 else "pydeform"
+    made.add(Contest([Measurement(case_name, "forward", 1, name, seconds, None, ())]),
+             problem, "forward", 1)  # fmt: skip
+    return made
+
+
+def test_parts_make_one_report() -> None:
+    whole = together([part("B", 1.0), part("A", 1.5), part("B", 3.0)])
+    assert [case.name for case in whole.cases] == ["A", "B"]
+    assert {(m.case, m.seconds) for m in whole.measurements} == {("A", 1.5), ("B", 3.0)}
+    assert whole.facts["machine"]["load"] == 3.0
+    assert whole.facts["command"] == "run B`, `run A"
+    assert not whole.absent
+
+
+def test_parts_of_different_runs_do_not_mix() -> None:
+    with pytest.raises(ValueError, match="machine"):
+        together([part("A", 1.0), part("B", 1.0, machine={"cpu": "other"})])
+    with pytest.raises(ValueError, match="version of pydeform"):
+        together([part("A", 1.0), part("B", 1.0, versions={"pydeform": "1"})])
 
 
 def test_no_folder_is_published() -> None:

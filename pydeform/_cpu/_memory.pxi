@@ -7,9 +7,31 @@ from cpython.pythread cimport PyThread_acquire_lock, PyThread_allocate_lock, PyT
 
 import numpy
 
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <sys/mman.h>
+    #endif
+    /* Rows of channels lie all over an image: with few pages their addresses are found at once. */
+    static void *pyd_fresh(size_t size) {
+    #if defined(__linux__) && defined(MADV_HUGEPAGE)
+        void *block;
+        const size_t page = (size_t)1 << 21;
+        if (size >= page) {
+            if (posix_memalign(&block, page, size)) return NULL;
+            madvise(block, size, MADV_HUGEPAGE); /* where it is refused, small pages do */
+            return block;
+        }
+    #endif
+        return malloc(size);
+    }
+    """
+    void* pyd_fresh(size_t size)
+
 cdef enum:
     KEPT_BYTES = 64 << 20  # stay with the process, workspace and freed results together
     KEPT_BLOCKS = 48
+    HUGE_PAGE = 2 << 20
     FEW_BYTES = 64 << 10  # below this the C library keeps memory itself
 
 cdef struct Kept:
@@ -54,10 +76,11 @@ cdef char* find_block(int64_t* size) noexcept:
 cdef char* open_block(int64_t* size) except NULL:
     """Memory for at least `size` bytes; says how many it has."""
     cdef char* block
-    size[0] = (size[0] + 4095) // 4096 * 4096
+    cdef int64_t page = HUGE_PAGE if size[0] >= HUGE_PAGE else 4096
+    size[0] = (size[0] + page - 1) // page * page
     block = find_block(size)
     if block == NULL:
-        block = <char*> malloc(<size_t> size[0])
+        block = <char*> pyd_fresh(<size_t> size[0])
     if block == NULL:
         raise MemoryError(f"pydeform: no memory for {size[0]} bytes")
     return block
