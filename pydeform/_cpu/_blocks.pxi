@@ -51,8 +51,10 @@ cdef void plan_blocks(Back* back, Memory memory) except *:
     cdef Job* job = &back.job
     cdef int64_t width = BLOCK_BYTES // job.itemsize, channel = 0, b = 0, s = 0, end, first
     cdef int64_t most_blocks, groups  # whole groups side by side
-    if job.unit and job.channels <= 2 * width:  # no product to fill: leave work for more threads
-        width = width // 2
+    if job.unit:  # no product to fill
+        width = band_width(job)
+        if job.batch == 1 and job.channels <= width:  # a lone block: leave work for two threads
+            width = most(least(width, NARROWEST // job.itemsize), (width + 1) // 2)
     while width * job.itemsize > NARROWEST and not copies_fit(job, 2 * width):
         width = width // 2
     most_blocks = job.groups * (job.in_group // width + 1)

@@ -76,6 +76,14 @@ INLINE void FN(store_turned)(const real *from, int64_t from_row, int64_t rows, i
         for (int64_t i = 0; i < rows; i += LANES) {
             const int down = rows - i < LANES ? (int)(rows - i) : LANES;
             vreal square[LANES];
+            if (!bias && down == LANES && across == LANES) {
+                UNROLL for (int l = 0; l < LANES; l++)
+                    square[l] = FN(load)(from + (i + l) * from_row + j);
+                FN(transpose)(square);
+                UNROLL for (int l = 0; l < LANES; l++)
+                    FN(store)(to + (j + l) * column + i, square[l]);
+                continue;
+            }
             UNROLL for (int l = 0; l < LANES; l++) {
                 square[l] = l < down ? FN(load_part)(from + (i + l) * from_row + j, across)
                                      : FN(all)(0);
@@ -89,6 +97,14 @@ INLINE void FN(store_turned)(const real *from, int64_t from_row, int64_t rows, i
 }
 #endif
 
+/* As memcpy, which takes as long to be called as to copy the few registers of a pixel. */
+INLINE void FN(copy_row)(real *to, const real *from, int64_t count) {
+    int64_t i = 0;
+    if (count <= 8 * LANES)
+        for (; i + LANES <= count; i += LANES) FN(store)(to + i, FN(load)(from + i));
+    if (i < count) memcpy(to + i, from + i, (count - i) * sizeof(real));
+}
+
 enum { FN(BLOCK) = 64 / sizeof(real) }; /* one cache line each way when transposing */
 
 INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t rows,
@@ -97,7 +113,7 @@ INLINE void FN(load_body)(const int storage, const pyd_matrix *from, int64_t row
     if (column == 1) {
         for (int64_t i = 0; i < rows; i++)
             if (storage == PYD_NATIVE)
-                memcpy(to + i * to_row, (const real *)from->data + i * row, columns * sizeof(real));
+                FN(copy_row)(to + i * to_row, (const real *)from->data + i * row, columns);
             else for (int64_t j = 0; j < columns; j++)
                 to[i * to_row + j] = FN(fetch)(from->data, storage, i * row + j);
         return;
@@ -127,7 +143,7 @@ INLINE void FN(store_body)(const int storage, const real *from, int64_t from_row
 #endif
     if (column == 1 && !bias && storage == PYD_NATIVE) {
         for (int64_t i = 0; i < rows; i++)
-            memcpy((real *)to->data + i * row, from + i * from_row, columns * sizeof(real));
+            FN(copy_row)((real *)to->data + i * row, from + i * from_row, columns);
         return;
     }
     for (int64_t j0 = 0; j0 < columns; j0 += FN(BLOCK)) {

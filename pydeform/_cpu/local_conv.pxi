@@ -30,11 +30,10 @@ cdef bint local_by_planes(const Job* job, int64_t channels) noexcept:
     return by_planes(job, channels) and not (in_place(job, &job.input) and whole)
 
 
-cdef void local_tile(const Job* job, const Images* images, Worker* w, int64_t image,
+cdef void local_tile(const Job* job, const Bands* bands, Worker* w, int64_t image,
                      int64_t first) noexcept nogil:
     cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, group, channel
-    cdef int64_t slot
-    cdef const void* x = image_at(job, images, image)
+    cdef int64_t slot, end, wide
     cdef pyd_matrix to = across(&job.out, image, 0, first)
     cdef char* out = to.data if in_place(job, &job.out) else <char*> w.out
     cdef Fan fan
@@ -50,16 +49,20 @@ cdef void local_tile(const Job* job, const Images* images, Worker* w, int64_t im
             if group == 0 or job.offset.data != NULL:
                 plan_fan(job, w, &fan, slot, count, tap, taps, 0, 0)
             channel = group * job.in_offset_group
-            job.k.weigh(job.corners, taps, fan.corner, &fan.plan, scale_of(job, &fan, slot),
-                        at(x, channel, job.itemsize), job.in_offset_group, count, w.zeros, tap > 0,
-                        at(out, channel, job.itemsize), job.channels)
+            end = channel + job.in_offset_group
+            while channel < end:
+                wide = least(end - channel, bands.width - channel % bands.width)
+                job.k.weigh(job.corners, taps, fan.corner, &fan.plan, scale_of(job, &fan, slot),
+                            band_at(job, bands, image, channel), wide, count, w.zeros, tap > 0,
+                            at(out, channel, job.itemsize), job.channels)
+                channel += wide
         tap += taps
     if out != to.data:
         job.k.store(out, job.channels, count, job.channels, NULL, &to)
 
 
 cdef object run_local(Job* job, input, out, Memory memory):
-    cdef Images images
+    cdef Bands bands
     cdef Fan fan
     cdef Worker* workers
     cdef int64_t start = 0, room, held, tiles, task
@@ -70,7 +73,8 @@ cdef object run_local(Job* job, input, out, Memory memory):
     if local_by_planes(job, job.channels):
         few_forward(job, input, None, NULL, memory)
         return
-    set_steps(job, job.channels)
+    room = open_bands(job, &job.input, &bands, memory)
+    set_steps(job, bands.pixel)
     set_fan(job, 0)
     tiles = job.tiles
     threads = threads_for(job.multiplications, tiles * job.batch)
@@ -79,12 +83,11 @@ cdef object run_local(Job* job, input, out, Memory memory):
     for task in range(threads):
         lay_fan(job, 0, <char*> workers[task].extra, &fan)
         fill_ones(job, &fan)
-    room = open_images(job, &job.input, &images, memory)
     while start < job.batch:
         held = least(room, job.batch - start)
-        bring_images(job, &job.input, &images, start, held, threads)
+        bring_bands(job, &job.input, &bands, start, held, threads)
         for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
-            local_tile(job, &images, &workers[threadid()], start + task // tiles,
+            local_tile(job, &bands, &workers[threadid()], start + task // tiles,
                        task % tiles * job.tile)
         start += held
 

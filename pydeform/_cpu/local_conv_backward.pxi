@@ -174,7 +174,8 @@ cdef object run_local_backward(Back* back, Memory memory):
             and job.input.data != NULL):
         few_backward(back, None, None, memory)
         return
-    back.direct = job.channels_last and storage_is_native(back)
+    back.direct = (job.channels_last and storage_is_native(back)
+                   and not read_often(job, READS_BACK))
     plan_blocks(back, memory)
     back.rows = 0
     if back.second_order:

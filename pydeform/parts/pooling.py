@@ -121,6 +121,12 @@ def spatial_pyramid_map(input: Array, windows: Sequence[int] = (5, 9, 13)) -> Ar
     array, shape (N, C*(1 + number of windows), *S)
         The input, then the maxima of each window.
 
+    Notes
+    -----
+    The stride is 1 by definition: the maps stand beside the input and have its size. The default
+    windows are those of YOLOv3-SPP; SPPF, three windows of 5 one after another, is the same.
+    Pooling to ever fewer bins is `spatial_pyramid_pool` and `context_pyramid`.
+
     References
     ----------
     .. [1] J. Redmon, A. Farhadi, "YOLOv3: An Incremental Improvement", 2018, whose SPP variant has

@@ -76,7 +76,7 @@ def parameters_case(
 
     Parameters
     ----------
-    operation : {"offsets.scale_taps", "offsets.gaussian_window"}
+    operation : {"offsets.scale_taps", "offsets.gaussian_window", "offsets.box_window"}
         Which.
     kind : str
         One of `pydeform.testing.values.KINDS`.
@@ -105,11 +105,18 @@ def parameters_case(
         return (batch, *where, groups, *axes) if last else (batch, groups, *axes, *where)
 
     size = 1.5 + np.abs(draw.offset(shape((rank,) * form))) % 1.5
-    if draw.exact:
+    jumps = operation == "offsets.box_window"
+    if draw.exact or jumps:
         size = np.floor(4 * size) / 4
-    arrays = {"size": size, "shift": draw.offset(shape((rank,))) if shift else None}
+    moved = draw.offset(shape((rank,))) if shift else None
+    if jumps:  # kept 1/32 and more away from where a tap enters or leaves
+        size = size + 1 / 16
+        moved = None if moved is None else np.round(8 * moved) / 8
+    arrays = {"size": size, "shift": moved}
     layout = "channels_last" if last else "channels_first"
     case = _case(operation, draw, arrays, kernel_size=kernel, layout=layout, **options)
+    if jumps:
+        return replace(case, moves=dict.fromkeys(case.names, Move(2.0**-6)))
     if operation == "offsets.gaussian_window" or options.get("log"):
         smooth = Move(2.0**-5, smooth=True)
         moves = dict.fromkeys(case.names, smooth)
@@ -152,7 +159,7 @@ def offset_case(
     draw = Draw(kind, 2, seed)
     found = arrays(draw) if arrays else {"offset": draw.offset(shape)}
     case = _case(operation, draw, found, **options)
-    if operation != "offsets.project_box":
+    if operation not in ("offsets.project_box", "offsets.constrain"):
         return case
     return replace(case, moves={"offset": Move(COORDINATE_STEP)})
 
@@ -187,7 +194,7 @@ def parameters_cases(operation: str, kind: str) -> st.SearchStrategy[Case]:
 
     Parameters
     ----------
-    operation : {"offsets.scale_taps", "offsets.gaussian_window"}
+    operation : {"offsets.scale_taps", "offsets.gaussian_window", "offsets.box_window"}
         Which.
     kind : str
         One of `pydeform.testing.values.KINDS`.
@@ -276,6 +283,12 @@ COMPOSED = (
         {"bounds": [(1, float("inf")), (1, 1)], **_LAST},
         {"bounds": [(1, 2), (2, 1)], "smooth": True},
     ),
+    _offset_operation(
+        "constrain",
+        {"center_constraint": None, "kernel_size": (2, 4)},
+        {"center_constraint": [(1, 2), (0, 1)], "kernel_size": (3, 3), **_LAST},
+        {"center_constraint": [(1, 2), (2, 1)], "kernel_size": (3, 3), "smooth": True},
+    ),
     Operation(
         name="mix_kernels",
         cases=mix_kernels_cases,
@@ -313,6 +326,15 @@ COMPOSED = (
         exact=(),
         # Truncation of the differences of eighth order at steps of 2^-5, for sizes of 1.5 at least.
         differences={"interior": 1e-9},
+        dtypes=_SINGLE,
+    ),
+    Operation(
+        name="offsets.box_window",
+        cases=partial(parameters_cases, "offsets.box_window"),
+        examples=_examples(
+            partial(parameters_case, "offsets.box_window"),
+            {"empty batch": {"batch": 0}, "one tap": {"kernel": (1, 1)}},
+        ),
         dtypes=_SINGLE,
     ),
 )

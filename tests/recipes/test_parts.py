@@ -45,6 +45,15 @@ def test_spatial_pyramid_map(size, normal, check_gradients):
     np.testing.assert_array_equal(found, np.concat(expected, axis=1))
 
 
+def test_the_default_windows_are_three_of_five_in_a_row(normal):
+    x = normal((2, 3, 15, 14))
+    passes = [x]
+    for _ in range(3):
+        pooled = parts.spatial_pyramid_map(passes[-1], (5,))
+        passes.append(pooled[:, 3:])
+    np.testing.assert_array_equal(parts.spatial_pyramid_map(x), np.concat(passes, axis=1))
+
+
 def test_global_context_steps(normal, check_gradients):
     x, first, second, score = normal((2, 3, 6, 4), (5, 3), (5, 3), (5,))
 

@@ -86,7 +86,7 @@ class _Box(_Window):
         mask = xp.astype(xp.all(inside, axis=3), distance.dtype)
         # The sum is NaN where a coordinate is, and the mask says so rather than hide it.
         total = xp.sum(distance, axis=3)
-        return xp.reshape(xp.where(xp.isnan(total), total, mask), self.shape(plan))
+        return xp.reshape(xp.where(total != total, total, mask), self.shape(plan))
 
     def at_jvp(self, plan: ParameterPlan, tangents: Terms, at: Terms) -> Any:
         del tangents
