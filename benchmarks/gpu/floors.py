@@ -34,7 +34,8 @@ class Ceilings:
         The same in float16 by `mma.sync`, which our kernel uses; cuBLAS has `wgmma` on an H100,
         and only that reaches the peak.
     gather
-        Bytes a second that all multiprocessors together load from their first-level caches.
+        Bytes a second between all multiprocessors together and their first-level caches and shared
+        memories, which are one path.
     cache
         Bytes a second from the second-level cache.
     multiprocessors
@@ -76,7 +77,8 @@ class Pass:
     flops, rate
         Operations of a product, and which ceiling they have.
     gathered
-        Bytes that samples read at corners, most of them from the first-level caches.
+        Bytes that samples read at corners, most of them from the first-level caches; of the fused
+        kernel everything on that path.
     cached
         Bytes that blocks read again from the second-level cache.
     launches

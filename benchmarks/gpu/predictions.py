@@ -18,10 +18,12 @@ from benchmarks.gpu.floors import (
     corner_bytes,
     positions,
     product,
+    rate,
     samples_of_position,
     sizes,
 )
 from benchmarks.problems import Problem
+from pydeform._gpu import _fused
 
 #: What is computed in, whatever the storage.
 WIDE = 4
@@ -34,55 +36,9 @@ def wide(timed: Timed, name: str) -> float:
     return sizes(timed)[name] * WIDE / ITEMSIZE[timed.dtype]
 
 
-def fused(timed: Timed, ceilings: Ceilings = H100) -> list[Pass]:
-    """Return the passes of the fused forward product in 16 bits: no columns at all.
-
-    A block of 128 positions and 256 outputs fills a multiprocessor; the last wave of blocks is
-    rarely full, and every block reads its weights anew.
-    """
-    found, shape = sizes(timed), timed.shape
-    assert isinstance(shape, Case)
-    down, across = -(-positions(timed) // 128), -(-shape.out_channels // 256)
-    blocks = down * across
-    waves = -(-blocks // ceilings.multiprocessors)
-    full = blocks / (waves * ceilings.multiprocessors)
-    read = sum(size for name, size in found.items() if name not in ("bias", "weight"))
-    work = Pass(
-        "sample and multiply",
-        read + found["weight"],
-        product(timed) / full,
-        "mma",
-        corner_bytes(timed, 2) * across,
-        down * found["weight"],
-    )
-    return [
-        Pass("turn input to channels last", 2 * found["input"]),
-        Pass("pack weight", 2 * found["weight"]),
-        work,
-    ]
-
-
-def columns_forward(timed: Timed) -> list[Pass]:
-    """Return the passes of a forward convolution by columns."""
-    found, parts = sizes(timed), chunks(timed, 1)
-    columns, out = column_bytes(timed, WIDE), wide(timed, "output")
-    item = ITEMSIZE[timed.dtype]
-    fields = _fields(timed)
-    passes = [Pass("turn input to channels last", 2 * found["input"])]
-    if item < WIDE:
-        narrow = sum(found.get(name, 0.0) for name in ("offset", "mask"))
-        passes.append(Pass("widen offset and mask", narrow + fields, launches=2))
-    return [
-        *passes,
-        Pass("pack weight", found["weight"] + wide(timed, "weight")),
-        Pass(
-            "blend", found["input"] + fields + columns,
-            gathered=corner_bytes(timed, item), launches=parts,
-        ),
-        Pass("product", columns + out + wide(timed, "weight"), product(timed), launches=parts),
-        *_grouped(timed, out, parts),
-        Pass("turn output, add bias", out + found["output"], launches=parts),
-    ]  # fmt: skip
+def _narrow(timed: Timed) -> bool:
+    """Return whether storage is narrower than what is computed in."""
+    return ITEMSIZE[timed.dtype] < WIDE
 
 
 def _fields(timed: Timed) -> float:
@@ -90,18 +46,91 @@ def _fields(timed: Timed) -> float:
     return sum(wide(timed, name) for name in ("offset", "mask") if name in sizes(timed))
 
 
-def _grouped(timed: Timed, out: float, parts: int) -> list[Pass]:
-    """Return what puts the outputs of a group side by side, or takes them apart."""
-    groups = timed.shape.groups
-    return [Pass("order outputs by groups", 2 * out, launches=parts)] if groups > 1 else []
+def _widened(timed: Timed, name: str = "widen offset and mask") -> list[Pass]:
+    """Return what takes offset and mask to the working type, or their gradients back."""
+    both = _fields(timed) * (1 + ITEMSIZE[timed.dtype] / WIDE)
+    count = sum(name in sizes(timed) for name in ("offset", "mask"))
+    return [Pass(name, both, launches=count)] if _narrow(timed) else []
+
+
+def slab_bytes(across: int) -> float:
+    """Return what a block of 128 rows and 64 * `across` outputs moves for 64 bytes of channels.
+
+    Of one tap, between a multiprocessor and its first-level cache and shared memory, one path of
+    128 bytes a clock.
+    """
+    rows, outputs = 128, 64 * across
+    fragments = 2 * across * (64 + 64) * 64  # each warp reads 64 rows and 64 outputs
+    corners, samples, weights = 4 * rows * 64, rows * 64, outputs * 64
+    return fragments + corners + samples + weights + rows * 48  # and plans
+
+
+def fused(timed: Timed, ceilings: Ceilings = H100) -> list[Pass]:
+    """Return the passes of the fused forward product in 16 bits: no columns at all.
+
+    Blocks go in rounds, one of them to a multiprocessor; each reads its weights anew.
+    """
+    found, shape = sizes(timed), timed.shape
+    assert isinstance(shape, Case)
+    rows, outputs = positions(timed), shape.out_channels // shape.groups
+    step = 256 if outputs > 128 else 128
+    padded = -(-outputs // step) * step
+    packed = found["weight"] * padded / outputs
+    depth = shape.channels // shape.groups * shape.taps
+    item = ITEMSIZE[timed.dtype]
+    moved = found["input"] + _fields(timed) + found["output"]
+    passes = [
+        Pass("turn input to channels last", 2 * found["input"]),
+        *_widened(timed),
+        Pass("pack weight", found["weight"] + packed),
+    ]
+    tiles = shape.groups * padded // step if step == 256 else 0
+    for first, end, across in _fused._split(rows, tiles, ceilings.multiprocessors):
+        across_outputs = 64 * across
+        blocks = -(-(end - first) // 128) * -(-outputs // across_outputs) * shape.groups
+        busy = -(-blocks // ceilings.multiprocessors) * ceilings.multiprocessors
+        passes.append(
+            Pass(
+                f"fused, {across_outputs} outputs a block",
+                moved * (end - first) / rows + packed,
+                busy * 2.0 * 128 * across_outputs * depth,
+                "mma",
+                busy * slab_bytes(across) * depth * item / 64,
+                float(blocks * across_outputs * depth * item),
+            )
+        )
+    return passes
+
+
+def columns_forward(timed: Timed) -> list[Pass]:
+    """Return the passes of a forward convolution by columns."""
+    found, parts = sizes(timed), chunks(timed, 1)
+    item = ITEMSIZE[timed.dtype]
+    columns, out = column_bytes(timed, item), wide(timed, "output")
+    bias = [Pass("widen bias", 3 * found["bias"], launches=parts)] if _narrow(timed) else []
+    return [
+        Pass("turn input to channels last", 2 * found["input"]),
+        *_widened(timed),
+        Pass("order weight", 2 * found["weight"]),
+        Pass(
+            "blend", found["input"] + _fields(timed) + columns,
+            gathered=corner_bytes(timed, item), launches=parts,
+        ),
+        Pass(
+            "product", columns + out + found["weight"], product(timed), rate(timed),
+            launches=parts,
+        ),
+        *bias,
+        Pass("turn output, add bias", out + found["output"], launches=parts),
+    ]  # fmt: skip
 
 
 def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
     """Return the passes of all gradients of a convolution by columns."""
     found, parts = sizes(timed), chunks(timed, 2)
     item = ITEMSIZE[timed.dtype]
-    columns, image = column_bytes(timed, WIDE), wide(timed, "input")
-    fields, weight, out = _fields(timed), wide(timed, "weight"), wide(timed, "output")
+    columns, wide_columns = column_bytes(timed, item), column_bytes(timed, WIDE)
+    image, fields, weight = wide(timed, "input"), _fields(timed), wide(timed, "weight")
     samples = positions(timed) * samples_of_position(timed)
     corners = 4 * WIDE  # weights of a sample, kept from the keys for the gather
     gathered = corner_bytes(timed, item)
@@ -110,40 +139,42 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
             Pass("keys", fields + (WIDE + corners) * samples, launches=parts),
             Pass("sort and find cells", (SORT_BYTES + 24) * samples, launches=12 * parts),
             Pass(
-                "gather", columns + 2 * image * parts + (corners + 16) * samples,
-                gathered=4 * columns, launches=parts,
+                "gather", wide_columns + 2 * image * parts + (corners + 16) * samples,
+                gathered=4 * wide_columns, launches=parts,
             ),
         ]  # fmt: skip
     else:
         # Each corner adds in the second-level cache: read, add, write.
         splat = [
-            Pass("scatter", columns + 2 * image + fields, gathered=2 * 4 * columns, launches=parts)
-        ]
-    widened, rounded = [], []
-    if item < WIDE:
-        both = fields * (1 + item / WIDE)
-        widened = [Pass("widen offset and mask", both, launches=2)]
-        rounded = [Pass("round gradients of offset and mask", both, launches=2)]
+            Pass(
+                "scatter", wide_columns + 2 * image + fields,
+                gathered=2 * 4 * wide_columns, launches=parts,
+            )
+        ]  # fmt: skip
     return [
-        Pass("turn input and cotangent", 2 * found["input"] + found["output"] + out, launches=2),
-        *widened,
-        Pass("pack weight", found["weight"] + weight),
+        Pass("turn input and cotangent", 2 * found["input"] + 2 * found["output"], launches=2),
+        *_widened(timed),
+        Pass("begin with zeros", image + weight, launches=2),
         Pass("blend", found["input"] + fields + columns, gathered=gathered, launches=parts),
-        # One product of three axes copies what is transposed first.
-        Pass("copy transposed columns and weight", 2 * columns + 2 * weight, launches=2 * parts),
-        Pass("gradient of weight", columns + out + weight, product(timed), launches=2 * parts),
-        Pass("gradient of columns", columns + out + weight, product(timed), launches=parts),
         Pass(
-            "dots", columns + found["input"] + 2 * fields,
-            gathered=gathered + columns, launches=parts,
+            "gradient of weight", columns + found["output"] + 2 * weight * parts,
+            product(timed), rate(timed), launches=parts,
+        ),
+        Pass("order weight", 2 * found["weight"]),
+        Pass(
+            "gradient of columns", wide_columns + found["output"] + found["weight"],
+            product(timed), rate(timed), launches=parts,
+        ),
+        Pass(
+            "dots", wide_columns + found["input"] + 2 * fields,
+            gathered=gathered + wide_columns, launches=parts,
         ),
         *splat,
+        # Ones, zeros, a product, and to where it belongs.
+        Pass("gradient of bias", found["output"], launches=4),
         Pass("turn gradient of input", image + found["input"]),
-        *_grouped(timed, out, parts),
-        Pass("gradient of bias", out, launches=2),
-        Pass("begin with zeros", image + weight, launches=2),
-        Pass("turn gradient of weight", weight + found["weight"]),
-        *rounded,
+        Pass("order gradient of weight", weight + found["weight"]),
+        *_widened(timed, "round gradients of offset and mask"),
     ]  # fmt: skip
 
 
@@ -226,6 +257,17 @@ def _problem(timed: Timed) -> Problem:
     return timed.shape
 
 
+def fusible(timed: Timed) -> bool:
+    """Return whether the fused kernel takes it: as `pydeform._gpu._fused.applies` without TF32."""
+    shape = timed.shape
+    return (
+        isinstance(shape, Case)
+        and _narrow(timed)
+        and shape.channels // shape.offset_groups % 32 == 0
+        and shape.channels // shape.groups % 32 == 0
+    )
+
+
 def predictions(timed: Timed, fuses: bool = True) -> dict[str, list[Pass]]:
     """Return the passes of every way that we have to compute this, by name."""
     if not timed.convolves:
@@ -237,7 +279,7 @@ def predictions(timed: Timed, fuses: bool = True) -> dict[str, list[Pass]]:
             "columns, atomics": columns_backward(timed, deterministic=False),
         }
     found = {"columns": columns_forward(timed)}
-    if fuses and timed.dtype == "float16" and timed.shape.groups == 1:
+    if fuses and fusible(timed):
         found["fused"] = fused(timed)
     return found
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from benchmarks.gpu import cases, contestants, floors, predictions
 from benchmarks.gpu.cases import DIRECTIONS, ITEMSIZE, SHAPES, Timed, plan, tiny
 from benchmarks.gpu.device import Emulated
 from benchmarks.gpu.floors import H100, Pass
-from pydeform._gpu import _host, _layout, _sampling, _workspace
+from pydeform._gpu import _declared, _host, _layout, _sampling, _workspace
 
 EVERYTHING = plan(SHAPES, ITEMSIZE, small=False)
 ids = [one.words for one in EVERYTHING]
@@ -104,11 +105,45 @@ def test_a_pass_takes_its_slowest_part_and_its_launches() -> None:
     assert replace(one, gathered=2e8).seconds(ceilings) == pytest.approx(2e-5 + 2e-6)
 
 
-def test_the_fused_product_waits_for_its_last_wave() -> None:
-    timed = Timed(SHAPES["R256"], "float16", "forward")  # 196 blocks, 2 waves of 132
-    (*_, work) = predictions.fused(timed)
-    assert work.flops == pytest.approx(floors.product(timed) * 264 / 196)
-    assert work.cached == 196 * 256 * 256 * 9 * 2
+def test_the_fused_kernel_goes_in_rounds() -> None:
+    timed = Timed(SHAPES["R256"], "float16", "forward")
+    # Of 196 tiles 132 fill the multiprocessors; 64 go as 128 halves. 72 slabs in each.
+    (*_, wide, half) = predictions.fused(timed)
+    assert "256" in wide.name
+    assert "128" in half.name
+    assert wide.gathered == 132 * 72 * 1008 * 128
+    assert half.gathered == 132 * 72 * 688 * 128
+    work = floors.product(timed) * 132 / 196
+    assert wide.flops == pytest.approx(work)
+    assert half.flops == pytest.approx(work / 2)
+    assert wide.cached + half.cached == 196 * 256 * 256 * 9 * 2
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "offset_groups", "dtype", "fused"),
+    [
+        (64, 1, 2, "float16", True),
+        (64, 2, 1, "float16", True),
+        (64, 1, 4, "float16", False),
+        (64, 4, 1, "float16", False),
+        (48, 1, 1, "float16", False),
+        (64, 1, 1, "float32", False),
+    ],
+)
+def test_the_fused_kernel_is_predicted_where_it_is_taken(
+    channels: int,
+    groups: int,
+    offset_groups: int,
+    dtype: str,
+    fused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shape = case(
+        "one", (1, channels, 4, 5), 16 * groups, 3, groups=groups, offset_groups=offset_groups
+    )
+    timed = Timed(shape, dtype, "forward")
+    assert ("fused" in predictions.predictions(timed)) == fused
+    assert (launched(timed, monkeypatch, runs=False)["fused"] > 0) == fused
 
 
 CALLS = {
@@ -118,6 +153,8 @@ CALLS = {
     "R256 backward, float16": ("R256", "float16", "backward", "columns"),
     "R256 backward, float16, atomics": ("R256", "float16", "backward", "columns, atomics"),
     "R256 backward, float32": ("R256", "float32", "backward", "columns"),
+    "F256 forward, float16, fused": ("F256", "float16", "forward", "fused"),
+    "R512 forward, float16, fused": ("R512", "float16", "forward", "fused"),
     "DCNv4 64x320x56x56 forward, float16": ("dcnv4-64", "float16", "forward", "local"),
     "DCNv4 64x320x56x56 forward, float32": ("dcnv4-64", "float32", "forward", "local"),
     "DCNv4 64x320x56x56 backward, float16": ("dcnv4-64", "float16", "backward", "local"),
@@ -125,11 +162,28 @@ CALLS = {
 }
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "gpu-kernels.md"
+
+
+def test_the_documentation_has_every_kernel() -> None:
+    _, _, text = PAGE.read_text(encoding="utf-8").partition("| kernel | what it does |")
+    table, _, _ = text.partition("\n\n")
+    named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.+?) \|", table, re.MULTILINE))))
+    assert named == {name for source in _declared.sources() for name in _declared.kernels(source)}
+
+
+def test_the_documentation_has_the_clocks_of_a_slab() -> None:
+    (row,) = re.findall(
+        r"^\| sum, .+ \| ([\d,]+) \| (\d+) \|$", PAGE.read_text("utf-8"), re.MULTILINE
+    )
+    clocks = [int(number.replace(",", "")) for number in row]
+    assert clocks == [predictions.slab_bytes(across) / 128 for across in (4, 2)]
+
+
 def test_the_documentation_has_the_numbers_of_the_functions() -> None:
-    page = Path(__file__).parents[2] / "docs" / "explanation" / "gpu-kernels.md"
     rows = re.findall(
         r"^\| (.+?) \| ([\d,]+) us \| ([\d,]+) us \| [\d.]+ \| (\d+) \| ([\d,]+) us \|$",
-        page.read_text(encoding="utf-8"),
+        PAGE.read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     assert {row[0] for row in rows} == set(CALLS)
@@ -148,6 +202,9 @@ def test_the_documentation_has_the_numbers_of_the_functions() -> None:
 #: Kernels of ours behind the passes of a prediction; cuBLAS and CuPy start the others.
 KERNELS = {
     "turn input to channels last": "turn",
+    "pack weight": "pack_weights",
+    "fused, 256 outputs a block": "fused",
+    "fused, 128 outputs a block": "fused",
     "blend": "blend",
     "turn output, add bias": "turn",
     "turn input and cotangent": "turn",
@@ -161,27 +218,69 @@ KERNELS = {
 }
 
 
+def launched(timed: Timed, monkeypatch: pytest.MonkeyPatch, runs: bool = True) -> Counter[str]:
+    """Count the kernels of a call by name; without `runs` they only pretend to."""
+    made: Counter[str] = Counter()
+    inner = _host.launch
+
+    def counting(source: str, kernel: Any, *rest: Any) -> None:
+        made[kernel.name] += 1
+        if runs:
+            inner(source, kernel, *rest)
+
+    monkeypatch.setattr(_host, "launch", counting)
+    (entry, *_) = contestants.ours(Emulated(), timed, timed.arrays())
+    with entry.context():
+        entry.call()
+    return made
+
+
+def expected(passes: list[Pass]) -> Counter[str]:
+    """Count the kernels that are predicted."""
+    found: Counter[str] = Counter()
+    for one in passes:
+        if one.name in KERNELS:
+            found[KERNELS[one.name]] += one.launches
+    return found
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", ["R256", "E", "dcnv3", "dcnv4", "attention"])
 def test_predicted_launches_are_those_that_are_made(
     name: str, direction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed = Timed(tiny(SHAPES[name]), "float32", direction)
-    made: Counter[str] = Counter()
-    inner = _host.launch
-
-    def counting(source: str, kernel: Any, *rest: Any) -> None:
-        made[kernel.name] += 1
-        inner(source, kernel, *rest)
-
-    monkeypatch.setattr(_host, "launch", counting)
-    device = Emulated()
-    (entry, *_) = contestants.ours(device, timed, timed.arrays())
-    with entry.context():
-        entry.call()
-    expected: Counter[str] = Counter()
+    made = launched(timed, monkeypatch)
     (passes, *_) = predictions.predictions(timed).values()
-    for one in passes:
-        if one.name in KERNELS:
-            expected[KERNELS[one.name]] += one.launches
-    assert {k: v for k, v in made.items() if k in KERNELS.values()} == expected
+    assert {k: v for k, v in made.items() if k in KERNELS.values()} == expected(passes)
+
+
+def test_predicted_launches_of_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three tiles on two multiprocessors: one round of wide blocks, one of half as wide ones.
+    timed = Timed(case("one", (1, 32, 12, 26), 256, 3), "float16", "forward")
+    made = launched(timed, monkeypatch, runs=False)
+    passes = predictions.fused(timed, replace(H100, multiprocessors=2))
+    assert made == expected(passes) == {"turn": 1, "pack_weights": 1, "fused": 2}
+
+
+def test_products_are_predicted_in_their_own_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 bits their operands, of float32 what they write, as `floors.rate` says."""
+    seen: list[tuple[int, int]] = []
+    module = import_module("pydeform._gpu.deform_conv")  # the package has the function's name
+    inner = module.product
+
+    def watching(a: Any, b: Any, out: Any, **turned: bool) -> None:
+        seen.append((a.itemsize, out.itemsize))
+        inner(a, b, out, **turned)
+
+    monkeypatch.setattr(module, "product", watching)
+    shape = tiny(SHAPES["R256"])
+    for direction, products in (("forward", 1), ("backward", 3)):
+        for dtype, item in ITEMSIZE.items():
+            seen.clear()
+            timed = Timed(shape, dtype, direction)
+            launched(timed, monkeypatch)
+            assert seen == [(item, 4)] * products
+            (passes, *_) = predictions.predictions(timed).values()
+            rates = {one.rate for one in passes if one.flops}
+            assert rates == {floors.rate(timed)}
