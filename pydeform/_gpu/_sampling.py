@@ -242,9 +242,9 @@ class Sampling:
         corners = (3 if wide == "true" else 2) ** g.rank
         weights = self.layout.empty(keys.size, corners)
         args = [*self._terms(terms), first, rows, image, dead, pointer(keys), int(narrow)]
-        instance = (self.A, g.rank, wide, self.index)
+        planned = (self.A, g.rank, wide, self.index)
         units = -(-keys.size // THREADS)
-        self._run("sample", "keys", instance, units, [*args, pointer(weights)])
+        self._run("sample", "keys", planned, units, [*args, pointer(weights)])
         order = xp.argsort(keys, kind="stable").astype(np.int64, copy=False)
         cells = xp.arange(dead + 1, dtype=keys.dtype)
         start = xp.searchsorted(keys[order], cells).astype(np.int64, copy=False)
@@ -253,7 +253,8 @@ class Sampling:
         args = [*self._columns(columns, first), pointer(weights), pointer(order), pointer(start)]
         units = -(-count * self.layout.pixels * g.offset_groups * lanes // THREADS)
         args += [pointer(images), image, count, lanes]
-        self._run("sample", "gather", (self.A, g.rank, vector, wide), units, args)
+        instance = (self.A, g.rank, vector, wide, self.index)
+        self._run("sample", "gather", instance, units, args)
 
     def chunks(self, buffers: int, within_images: bool = False) -> Iterator[tuple[int, int]]:
         """Split the rows so that so many buffers of columns stay in the workspace: (first, count).

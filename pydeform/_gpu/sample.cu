@@ -185,15 +185,17 @@ struct gather_args {
 };
 
 // kernel: gather args=gather_args threads=256 registers=72
-// instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true
+// instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
+// instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // sass: *,*,16B = LDG.E.128
-template <class A, int R, int V, bool WIDE> __device__ void gather(const gather_args& a) {
+template <class A, int R, int V, bool WIDE, class I> __device__ void gather(const gather_args& a) {
     constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
     const A* weights = static_cast<const A*>(a.weights);
     const int64_t* order = static_cast<const int64_t*>(a.order);
     const int64_t* start = static_cast<const int64_t*>(a.start);
-    const int64_t pairs = g.groups * g.taps, width = g.channels / g.groups;
+    const I pairs = I(g.groups * g.taps), taps = I(g.taps);
+    const int64_t width = g.channels / g.groups;
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
     const int64_t total = a.count * g.pixels * g.groups, step = int64_t(gridDim.x) * blockDim.x / lanes;
     // The groups of a pixel side by side: its channels are.
@@ -222,8 +224,8 @@ template <class A, int R, int V, bool WIDE> __device__ void gather(const gather_
                 for (int64_t i = start[cell]; i < end; ++i) {
                     const int64_t s = order[i];
                     const A weight = weights[s * N + b];
-                    const int64_t row = a.columns.first + s / pairs;
-                    if (weight != 0) add_scaled<A, A, V>(column_at<A>(a.columns, row, s % g.taps, channel), weight, sum);
+                    const int64_t row = a.columns.first + I(s) / pairs;
+                    if (weight != 0) add_scaled<A, A, V>(column_at<A>(a.columns, row, I(s) % taps, channel), weight, sum);
                 }
             }
             store<A, A, V>(out, sum);

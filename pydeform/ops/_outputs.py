@@ -122,11 +122,10 @@ def prepare(
     if xp is np:  # a device has no more than it has, and says so itself
         new = {name: want for name, want in wanted.items() if name not in given}
         _check_memory(new, copies)
-    make = xp.empty if empty is None else empty
     results = {}
     for name, want in wanted.items():
         try:
-            results[name] = given[name] if name in given else make(want.shape, want.dtype)
+            results[name] = given[name] if name in given else (empty or xp.empty)(*want)
         except MemoryError as error:
             raise MemoryError(f"{name}: no memory for shape {want.shape}: {error}") from error
     return results
