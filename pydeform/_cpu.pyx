@@ -26,7 +26,7 @@ cdef extern from "_cpu/_simd.h" nogil:
         int64_t step[3]
 
     ctypedef struct pyd_plan:
-        int64_t stride
+        int64_t stride, offset_row
         int differs, adjacent
         void* value
         void* slope

@@ -23,6 +23,9 @@ def set_workspace_limit(size: SupportsIndex, backend: str = "cpu") -> None:
     times as long. Results of both ways agree within their bounds, but not in every bit: they belong
     to the limit.
 
+    Whatever the limit, up to 64 MiB of freed results and workspace stay with the process, the
+    newest, since fresh memory is slow.
+
     At import it is PYDEFORM_WORKSPACE_MIB times 2**20 bytes, or 64 MiB. Beside the copies a thread
     needs some megabytes for a tile of positions, and packed weights take as much as the weights.
     Not bounded are 16-bit images, which have to turn into float32, tangents, double backward, and

@@ -235,15 +235,16 @@ cdef void enter_tile(const Job* job, Worker* w, int64_t first, int64_t count) no
             q[a] += 1
 
 
-cdef void plan_at(const Job* job, const int64_t* base, const void* offset, int64_t tap,
-                  int64_t count, int full, pyd_plan* plan) noexcept nogil:
-    """Where one tap reads, from the offsets [rank][stride] of a tile."""
+cdef void plan_rows(const Job* job, const int64_t* base, const void* offset, int64_t offset_row,
+                    int64_t tap, int64_t count, int full, pyd_plan* plan) noexcept nogil:
+    """Where one tap reads, from the offsets [rank][offset_row] of a tile."""
     cdef int64_t shift[3]
     cdef int64_t rest = tap
     cdef int a
     for a in range(job.rank - 1, -1, -1):
         shift[a] = rest % job.kernel[a] * job.dilation[a]
         rest = rest // job.kernel[a]
+    plan.offset_row = offset_row
     job.k.plan(&job.field, base, shift, offset if job.offset.data != NULL else NULL, count,
                full or job.axes, plan)
     if job.axes:
@@ -251,18 +252,34 @@ cdef void plan_at(const Job* job, const int64_t* base, const void* offset, int64
         job.k.corners_read(&job.field, plan, plan.weight, count, plan.read)
 
 
+cdef inline void plan_at(const Job* job, const int64_t* base, const void* offset, int64_t tap,
+                         int64_t count, int full, pyd_plan* plan) noexcept nogil:
+    plan_rows(job, base, offset, job.stride, tap, count, full, plan)
+
+
+cdef inline bint rows_in_place(const Job* job, const Array* a, int64_t first,
+                               int64_t count) noexcept nogil:
+    """Whether rows of a tile's positions can be read where they lie, in whole registers."""
+    return (a.storage == PYD_NATIVE and a.itemsize == job.itemsize and a.position == 1
+            and first + up(count, job.k.lanes) <= job.positions)
+
+
 cdef const void* plan_tap(const Job* job, Worker* w, int64_t image, int64_t first, int64_t count,
                           int64_t group, int64_t tap, int full) noexcept nogil:
     """Where this tap of this offset group reads, into w.plan; returns its mask, or NULL."""
     cdef int64_t row = group * job.taps + tap
-    cdef pyd_matrix m
-    if job.offset.data != NULL:
-        m = along(&job.offset, image, row * job.rank, first)
-        job.k.load(&m, job.rank, count, w.offset, job.stride)
-    plan_at(job, w.base, w.offset, tap, count, full, &w.plan)
+    cdef pyd_matrix m = along(&job.offset, image, row * job.rank, first)
+    if job.offset.data != NULL and rows_in_place(job, &job.offset, first, count):
+        plan_rows(job, w.base, m.data, m.row, tap, count, full, &w.plan)
+    else:
+        if job.offset.data != NULL:
+            job.k.load(&m, job.rank, count, w.offset, job.stride)
+        plan_at(job, w.base, w.offset, tap, count, full, &w.plan)
     if job.mask.data == NULL:
         return NULL
     m = along(&job.mask, image, row, first)
+    if rows_in_place(job, &job.mask, first, count):
+        return m.data
     job.k.load(&m, 1, count, w.mask, job.stride)
     return w.mask
 

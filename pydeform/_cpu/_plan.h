@@ -21,7 +21,7 @@ INLINE void JOIN(PLAN, body)(const int rank, const int length, const int full,
         UNROLL for (int a = 0; a < rank; a++) {
             const ivec size = ALL_INDEX(field->size[a]), last = ALL_INDEX(field->size[a] - 1);
             const ivec step = ALL_INDEX(field->step[a]), nought = ALL_INDEX(0);
-            vreal o = offset ? FN(load)(offset + a * stride + t) : zero;
+            vreal o = offset ? FN(load)(offset + a * plan->offset_row + t) : zero;
             /* Not finite: decided here, in floating point, before any cast. */
             const vint odd = NOTEQUAL(o - o, zero);
             const vreal fill = FN(keep)(NOTEQUAL(o, o), o); /* NaN stays, Inf counts as 0 */

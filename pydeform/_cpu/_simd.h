@@ -23,6 +23,7 @@ typedef struct {
 /* Where one tap of one offset group reads, for a tile of positions. Rows are `stride` long. */
 typedef struct {
     int64_t stride;
+    int64_t offset_row; /* elements from one axis to the next of the offsets it is made from */
     int differs;      /* some corner lies inside but has weight 0: `read` and `reach` differ */
     int adjacent;     /* corner 2k + 1 lies one element behind corner 2k, for every k */
     void *value;      /* [rank][length][stride] weights of each axis */
@@ -43,7 +44,7 @@ typedef struct {
     int lanes;  /* reals in a register */
     int panel;  /* columns of the register tile: the width of a packed panel */
 
-    /* offset: [rank][stride] or NULL; base: [rank][stride] integers; shift: [rank]. */
+    /* offset: [rank][offset_row] or NULL; base: [rank][stride] integers; shift: [rank]. */
     void (*plan)(const pyd_field *, const int64_t *base, const int64_t *shift, const void *offset,
                  int64_t count, int full, pyd_plan *);
     /* weight[b][t] (+)= scale[t] * prod over axes (slope where `axes` has the bit, else value). */
