@@ -60,7 +60,8 @@ __device__ __forceinline__ void blend_corners(const Plan<A, I, N>& plan, const T
 }
 
 // A block takes tiles of 16 rows and several (offset group, tap) pairs, as many as its shared
-// memory holds plans of; neighbouring threads plan neighbouring positions.
+// memory holds plans of; neighbouring threads plan neighbouring positions. `Sampling._tiles` counts
+// tiles by these numbers.
 template <class P> struct Tile {
     enum { ROWS = 16, PAIRS = sizeof(P) > 200 ? 4 : 8, PLANS = ROWS * PAIRS };
 };

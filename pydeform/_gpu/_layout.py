@@ -63,7 +63,9 @@ def copy(source: Array, out: Array, turned: bool, bias: Maybe = None) -> None:
     count, rows, columns = source.shape
     tiles = count * -(-rows // 32) * -(-columns // 32) if turned else -(-source.size // THREADS)
     steps = (*strides(source)[:2], *strides(out)[:2])
+    flat = bias is None and source.flags.c_contiguous and out.flags.c_contiguous
     args = [pointer(source), pointer(bias), pointer(out), count, rows, columns, *steps, tiles]
+    args.append(int(flat))
     names = (NAMES[source.dtype.name], NAMES[out.dtype.name])
     kernel = "turn" if turned else "cast"
     launch("relay", kernel, names, blocks(tiles), (THREADS,), args, xp=namespace(source))
@@ -107,9 +109,9 @@ class Layout:
         """x [N, pixels, C] of the storage type."""
         return self._last(input, self.geometry.channels, self.storage)
 
-    def output(self, grad_output: Array, channels: int) -> Array:
-        """ybar [N * P, channels] of the working type."""
-        return self._last(grad_output, channels, self.dtype).reshape(self.rows, channels)
+    def output(self, grad_output: Array, channels: int, dtype: Any) -> Array:
+        """ybar [N * P, channels]."""
+        return self._last(grad_output, channels, dtype).reshape(self.rows, channels)
 
     def target_pairs(self, array: Array) -> Array:
         """View [N, Go * K, P] of an array with one number per offset group and tap."""

@@ -131,26 +131,33 @@ class Sampling:
         names = tuple(str(part) for part in instance)
         launch(source, kernel, names, blocks(units), (threads,), [*self.args, *args], xp=self.xp)
 
-    def _tiles(self, rows: int) -> int:
-        """Blocks that a tiled kernel has work for; each says itself how many pairs it takes."""
-        return -(-rows // _TILE_ROWS) * self.pairs
+    def _tiles(self, rows: int, wide: str) -> int:
+        """Return how many tiles there are; `Tile` of _columns.cuh has their size."""
+        corners = (3 if wide == "true" else 2) ** self.geometry.rank
+        number, index = self.layout.dtype.itemsize, 8 if self.index == "int64_t" else 4
+        plan = corners * (number + index) + number + index
+        pairs = 4 if -(-plan // max(number, index)) * max(number, index) > 200 else 8
+        return -(-rows // _TILE_ROWS) * -(-self.pairs // pairs)
 
     # The operators. Images are [N, pixels, C]; columns [g, rows, K, C / g] of the working type.
 
     def blend(
         self, image: Array, terms: Sequence[Term], columns: Array, first: int, add: bool = False
     ) -> None:
-        """Write (or add) the sum over terms of factor * S_alpha(image) for rows from `first`."""
+        """Write (or add) the sum over terms of factor * S_alpha(image) for rows from `first`.
+
+        Columns that nothing is added to may be of the storage type.
+        """
         rank = self.geometry.rank
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
         rows = columns.shape[1]
-        tiles = self._tiles(rows)
+        tiles = self._tiles(rows, wide)
         args = [*self._terms(terms), pointer(image), *self._columns(columns, first)]
         instance = (self.T, self.A, rank, vector, wide, self.index)
-        self._run(
-            "sample", "blend", instance, tiles, [*args, rows, tiles, self._lanes(vector), int(add)]
-        )
+        narrow = int(columns.dtype != self.layout.dtype)
+        args += [rows, tiles, self._lanes(vector), int(add), narrow]
+        self._run("sample", "blend", instance, tiles, args)
 
     def weigh(self, image: Array, terms: Sequence[Term], out: Array, add: bool = False) -> None:
         """Write (or add) the same, summed over taps, for all rows [N * P, C].
@@ -216,7 +223,7 @@ class Sampling:
         rows = columns.shape[1]
         vector = self._vector(images.itemsize, (columns,), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
-        tiles = self._tiles(rows)
+        tiles = self._tiles(rows, wide)
         args = [*self._terms(terms), *self._columns(columns, first), pointer(images), rows, tiles]
         args.append(self._lanes(vector))
         instance = (self.A, self.geometry.rank, vector, wide, self.index)

@@ -127,6 +127,26 @@ __device__ __forceinline__ void atomic_add(float* to, const float (&values)[4]) 
 }
 #endif
 
+// 16 bytes on their way from global to shared memory, there for the thread after copies_done and for
+// the block after the next barrier.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+#if defined(PYD_HOST)
+  coh::copy_later(to, from);
+#elif !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
+  const unsigned address = unsigned(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+#else
+  *static_cast<Pack<unsigned, 4>*>(to) = *static_cast<const Pack<unsigned, 4>*>(from);
+#endif
+}
+__device__ __forceinline__ void copies_done() {
+#if defined(PYD_HOST)
+  coh::copy_now();
+#elif !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 // Exchange between all lanes of a warp.
 __device__ __forceinline__ int lane_of(int thread) { return thread & (PYD_WARP - 1); }
 template <class T>
@@ -171,6 +191,18 @@ __device__ __forceinline__ unsigned pack2<bf16_t>(float low, float high) {
 }
 #endif
 #endif
+
+// And back.
+template <class H>
+__device__ __forceinline__ void unpack2(unsigned both, float& low, float& high);
+template <>
+__device__ __forceinline__ void unpack2<half_t>(unsigned both, float& low, float& high) {
+  low = pyd_half_to_float(uint16_t(both)), high = pyd_half_to_float(uint16_t(both >> 16));
+}
+template <>
+__device__ __forceinline__ void unpack2<bf16_t>(unsigned both, float& low, float& high) {
+  low = __uint_as_float(both << 16), high = __uint_as_float(both & 0xffff0000u);
+}
 
 // A float's nearest TF32 (10 bits of fraction), ties away from zero.
 __device__ __forceinline__ unsigned to_tf32(float value) {

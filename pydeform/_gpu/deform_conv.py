@@ -1,16 +1,23 @@
 """Deformable convolution on the GPU: columns by sampling, a matrix product, chunk by chunk.
 
+Where tensor cores take the numbers, the output comes from one kernel without columns (`_fused`).
+
 The letters are those of `pydeform._ref.deform_conv`: samples s = S_0(x), slopes D_d = S_{e_d}(x),
 A = sum_o w ybar, B = sum_o omega ybar, (u, v, omega, beta, mu) tangents of (x, p, w, b, m). Every
 result is a sum over rows, one per output position of an image; a chunk of rows is in memory at a
-time. Columns are [g, rows, K, C/g], weights [g, K * C/g, Co/g] (a leading N per sample).
+time. Columns are [g, rows, K, C/g], weights [g, K * C/g, Co/g] (a leading N per sample). Of 16-bit
+arrays the columns m s, an operand of a product, are rounded to 16 bits; sums are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
 
+from pydeform._gpu import _fused
 from pydeform._gpu._layout import Array, Layout, Maybe
+from pydeform._gpu._product import ones, product
 from pydeform._gpu._sampling import Sampling, modulated
 from pydeform._gpu._second import Dots
 from pydeform._gpu._workspace import halve_once
@@ -46,16 +53,21 @@ class Layer:
         self.sampling = Sampling(layout, coordinates)
         self.x = layout.image(input)
         self.per_sample = weight.ndim == geometry.rank + 3
-        self.w = self.weight(weight)
+        self.given = weight
         self.m = None if mask is None else layout.pairs(mask)
 
+    @cached_property
+    def w(self) -> Array:
+        """The weight, [N or 1, g, K * C/g, Co/g]."""
+        return self.weight(self.given)
+
     def weight(self, weight: Array) -> Array:
-        """[N or 1, g, K * C/g, Co/g] of the working type."""
+        """[N or 1, g, K * C/g, Co/g]."""
         g = self.geometry
         per_group = g.channels // g.groups
         outputs = g.out_channels // g.groups
         shaped = weight.reshape(-1, g.groups, outputs, per_group, g.taps).transpose(0, 1, 4, 3, 2)
-        shaped = self.xp.ascontiguousarray(shaped.astype(self.layout.dtype, copy=False))
+        shaped = self.xp.ascontiguousarray(shaped)
         return shaped.reshape(shaped.shape[0], g.groups, g.taps * per_group, outputs)
 
     def to_weight(self, w: Array, out: Array) -> None:
@@ -72,62 +84,60 @@ class Layer:
         """The weight that rows from `first` on have, [g, K * C/g, Co/g]."""
         return w[first // self.layout.positions if self.per_sample else 0]
 
-    def columns(self, rows: int) -> Array:
-        """Memory for columns."""
+    def columns(self, rows: int, dtype: Any = None) -> Array:
+        """Memory for columns, of the working type by default."""
         g = self.geometry
-        return self.layout.empty(g.groups, rows, g.taps, g.channels // g.groups)
+        return self.layout.empty(g.groups, rows, g.taps, g.channels // g.groups, dtype=dtype)
 
     def sampled(self, first: int, rows: int) -> Array:
-        """m s."""
-        columns = self.columns(rows)
+        """m s, rounded to the storage type."""
+        columns = self.columns(rows, self.layout.storage)
         self.sampling.blend(self.x, [(0, self.m)], columns, first)
         return columns
 
     def column_tangent(self, t: Tangent, first: int, rows: int) -> Maybe:
-        """mu s + m T, T = S_0(u) + sum_d v_d D_d; None where that is 0."""
-        terms = t.terms
-        if not terms and t.u is None:
+        """mu s + m T, T = S_0(u) + sum_d v_d D_d, of the working type; None where that is 0."""
+        if not t.terms and t.u is None:
             return None
         columns = self.columns(rows)
-        if terms:
-            self.sampling.blend(self.x, terms, columns, first)
+        if t.terms:
+            self.sampling.blend(self.x, t.terms, columns, first)
         if t.u is not None:
-            self.sampling.blend(t.u, [(0, self.m)], columns, first, add=bool(terms))
+            self.sampling.blend(t.u, [(0, self.m)], columns, first, add=bool(t.terms))
         return columns
 
-    def conv(self, w: Array, columns: Array) -> Array:
-        """sum_{c,tap} w columns, [g, rows, Co/g]."""
-        return self.xp.matmul(_flat(columns), w)
+    def rows(self, flat: Array, first: int, rows: int) -> Array:
+        """Some rows of [N * P, Co], seen as [g, rows, Co/g]."""
+        chunk = flat[first : first + rows].reshape(rows, self.geometry.groups, -1)
+        return chunk.transpose(1, 0, 2)
+
+    def conv(self, w: Array, columns: Array, out: Array, add: bool = False) -> None:
+        """Write (or add) sum_{c,tap} w columns to [g, rows, Co/g]."""
+        if w.dtype != columns.dtype:
+            w = w.astype(columns.dtype)
+        product(_flat(columns), w, out, add=add)
 
     def conv_T(self, w: Array, y: Array) -> Array:
-        """sum_o w ybar, as columns: what are A and B."""
+        """sum_o w ybar, as columns of the working type: what are A and B."""
         columns = self.columns(y.shape[1])
-        self.xp.matmul(y, w.swapaxes(1, 2), out=_flat(columns))
+        product(y, w, _flat(columns), b_turned=True)
         return columns
 
-    def correlate(self, y: Array, columns: Array) -> Array:
-        """sum over rows of ybar columns, [g, K * C/g, Co/g]."""
-        return self.xp.matmul(_flat(columns).swapaxes(1, 2), y)
-
-    def grouped(self, ybar: Array, first: int, rows: int) -> Array:
-        """ybar of some rows, [g, rows, Co/g]."""
-        chunk = ybar[first : first + rows].reshape(rows, self.geometry.groups, -1)
-        return self.xp.ascontiguousarray(chunk.transpose(1, 0, 2))
-
-    def store(self, product: Maybe, out: Array, first: int, rows: int, bias: Maybe) -> None:
-        """Write [g, rows, Co/g] + bias to the output's layout."""
-        shape = (rows, self.geometry.out_channels)
-        if product is None:
-            flat = self.layout.zeros(*shape)
-        else:
-            flat = self.xp.ascontiguousarray(product.transpose(1, 0, 2)).reshape(shape)
-        self.layout.store(flat, out, first, bias)
+    def correlate(self, y: Array, columns: Array, out: Array) -> None:
+        """Add the sum over rows of ybar columns to [g, K * C/g, Co/g]."""
+        if y.dtype != columns.dtype:
+            y = y.astype(columns.dtype)
+        product(_flat(columns), y, out, a_turned=True, add=True)
 
     def output(self, bias: Maybe, out: Array) -> None:
         """b + sum_{c,tap} w m s."""
+        if _fused.applies(self.sampling, self.x, self.given):
+            _fused.convolve(self.sampling, self.x, self.given, bias, self.m, out)
+            return
         for first, rows in self.chunks(1):
-            product = self.conv(self.of(self.w, first), self.sampled(first, rows))
-            self.store(product, out, first, rows, self._bias(bias))
+            flat = self.layout.empty(rows, self.geometry.out_channels)
+            self.conv(self.of(self.w, first), self.sampled(first, rows), self.rows(flat, 0, rows))
+            self.layout.store(flat, out, first, self._bias(bias))
 
     def _bias(self, bias: Maybe) -> Maybe:
         return None if bias is None else bias.astype(self.layout.dtype, copy=False)
@@ -135,14 +145,14 @@ class Layer:
     def output_tangent(self, t: Tangent, out: Array) -> None:
         """beta + sum_{c,tap} [ omega m s + w (mu s + m T) ]."""
         for first, rows in self.chunks(2):
-            parts = []
+            flat = self.layout.zeros(rows, self.geometry.out_channels)
+            target = self.rows(flat, 0, rows)
             if t.omega is not None:
-                parts.append(self.conv(self.of(t.omega, first), self.sampled(first, rows)))
+                self.conv(self.of(t.omega, first), self.sampled(first, rows), target)
             moved = self.column_tangent(t, first, rows)
             if moved is not None:
-                parts.append(self.conv(self.of(self.w, first), moved))
-            product = parts[0] + parts[1] if len(parts) == 2 else parts[0] if parts else None
-            self.store(product, out, first, rows, self._bias(t.beta))
+                self.conv(self.of(self.w, first), moved, target, add=True)
+            self.layout.store(flat, out, first, self._bias(t.beta))
 
 
 def _flat(columns: Array) -> Array:
@@ -180,7 +190,7 @@ def deform_conv_backward(
     layer = Layer(geometry, input, offset, weight, mask)
     layout, sampling = layer.layout, layer.sampling
     to_x, to_p, to_w, to_b, to_m = grads
-    ybar = layout.output(grad_output, geometry.out_channels)
+    ybar = layout.output(grad_output, geometry.out_channels, layout.storage)
     xbar = None if to_x is None else layout.zeros(*layer.x.shape)
     pbar, mbar = layout.result(to_p), layout.result(to_m)
     wbar = None if to_w is None else layout.zeros(*layer.w.shape)
@@ -191,9 +201,9 @@ def deform_conv_backward(
     if mbar is not None:
         outputs.append((0, layout.target_pairs(mbar), False))
     for first, rows in layer.chunks(2):
-        y = layer.grouped(ybar, first, rows)
+        y = layer.rows(ybar, first, rows)
         if wbar is not None:
-            layer.of(wbar, first)[...] += layer.correlate(y, layer.sampled(first, rows))
+            layer.correlate(y, layer.sampled(first, rows), layer.of(wbar, first))
         if xbar is None and not outputs:
             continue
         A = layer.conv_T(layer.of(layer.w, first), y)
@@ -202,7 +212,9 @@ def deform_conv_backward(
         if xbar is not None:
             sampling.splat(A, [(0, layer.m)], xbar, first, deterministic)
     if to_b is not None:
-        to_b[...] = ybar.sum(axis=0)
+        bbar = layout.zeros(1, 1, geometry.out_channels)
+        product(ones(layer.xp, layout.rows, ybar.dtype), ybar[None], bbar)
+        to_b[...] = bbar[0, 0]
     _finish(layer, (to_x, xbar), (to_w, wbar), (to_p, pbar), (to_m, mbar))
 
 
@@ -264,16 +276,16 @@ def deform_conv_double_backward(
     to_ybar, to_x, to_p, to_w, to_m = results
     if to_ybar is not None:
         layer.output_tangent(t, to_ybar)
-    ybar = layout.output(grad_output, geometry.out_channels)
+    ybar = layout.output(grad_output, geometry.out_channels, layout.storage)
     xbar = None if to_x is None else layout.zeros(*layer.x.shape)
     wbar = None if to_w is None else layout.zeros(*layer.w.shape)
     dots = Dots(sampling, layer.m, t.mu, t.v, to_p is not None, to_m is not None)
     dotted = to_p is not None or to_m is not None
     on_x = t.terms
     for first, rows in layer.chunks(2):
-        y = layer.grouped(ybar, first, rows)
+        y = layer.rows(ybar, first, rows)
         if wbar is not None and (moved := layer.column_tangent(t, first, rows)) is not None:
-            layer.of(wbar, first)[...] += layer.correlate(y, moved)
+            layer.correlate(y, moved, layer.of(wbar, first))
         if dotted or (xbar is not None and on_x):
             A = layer.conv_T(layer.of(layer.w, first), y)
             if xbar is not None and on_x:

@@ -29,7 +29,7 @@ class Layer:
 
     def columns(self, ybar: Array) -> Array:
         """ybar as columns that are the same for all taps, [1, N * P, K, C]; nothing is copied."""
-        y = self.layout.output(ybar, self.geometry.channels)
+        y = self.layout.output(ybar, self.geometry.channels, self.layout.dtype)
         rows, channels = y.shape
         shape = (1, rows, self.geometry.taps, channels)
         return self.xp.broadcast_to(y[None, :, None], shape)

@@ -39,6 +39,7 @@ struct turn_args {
     int64_t count, rows, columns;          // of the source
     int64_t source_matrix, source_row, out_matrix, out_row;  // strides
     int64_t tiles;
+    int64_t flat;  // both are contiguous and there is no bias: no index is to be taken apart
 };
 
 // kernel: turn args=turn_args threads=256 registers=64
@@ -68,6 +69,10 @@ template <class S, class T> __device__ void turn(const turn_args& a) {
 template <class S, class T> __device__ void cast(const turn_args& a) {
     const int64_t total = a.count * a.rows * a.columns, step = int64_t(gridDim.x) * blockDim.x;
     for (int64_t e = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; e < total; e += step) {
+        if (a.flat) {
+            static_cast<T*>(a.out)[e] = T(static_cast<const S*>(a.source)[e]);
+            continue;
+        }
         const int64_t j = e % a.columns, i = e / a.columns % a.rows, n = e / a.columns / a.rows;
         const S value = static_cast<const S*>(a.source)[n * a.source_matrix + i * a.source_row + j];
         static_cast<T*>(a.out)[n * a.out_matrix + i * a.out_row + j] = shifted<S, T>(value, a.bias, j);

@@ -10,7 +10,8 @@ struct blend_args {
     const void* images;
     Columns columns;
     int64_t rows, tiles, lanes;
-    int64_t add;  // to what the columns hold
+    int64_t add;     // to what the columns hold
+    int64_t narrow;  // columns are of the storage type, else of the working type
 };
 
 // kernel: blend args=blend_args threads=256 registers=112
@@ -45,7 +46,8 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void bl
                 if (a.add) load<A, A, V>(out, old);
 #pragma unroll
                 for (int v = 0; v < V; ++v) sum[v] = sum[v] * plans[e].scale + (a.add ? old[v] : A(0));
-                store<A, A, V>(out, sum);
+                if (a.narrow) store<T, A, V>(column_at<T>(a.columns, r, p % taps, channel), sum);
+                else store<A, A, V>(out, sum);
             }
         }
         __syncthreads();

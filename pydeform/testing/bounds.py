@@ -145,13 +145,21 @@ def reference(case: Case) -> Results:
     }
 
 
-def expected(case: Case) -> dict[str, Expected]:
+#: Results that are products of columns, and bounded by Lambda times what rounds these.
+_OF_COLUMNS = ("output", "output of jvp", "output_tangent", "grad_weight", "second_grad_output")
+
+
+def expected(case: Case, columns: Any = None) -> dict[str, Expected]:
     """Return what every result of a case should be, with its a-priori bound.
 
     Parameters
     ----------
     case : Case
         Of finite numbers, already rounded to the dtype that is to be judged.
+    columns : dtype, optional
+        That of a buffer which columns (samples times mask) are rounded to before they are
+        multiplied, as implementations with an im2col buffer or with tensor cores do: it adds its
+        unit roundoff times Lambda. Default: none, columns stay in the working type.
 
     Returns
     -------
@@ -178,7 +186,14 @@ def expected(case: Case) -> dict[str, Expected]:
     """
     values = reference(case.map(long))
     sizes, counts = sizes_and_counts(case)
-    return judged(case, values, {name: (sizes[name], counts[name]) for name in values})
+    found = judged(case, values, {name: (sizes[name], counts[name]) for name in values})
+    if columns is not None:
+        rounded = unit_roundoff(columns) * (1 + unit_roundoff(case.dtype))
+        for name in _OF_COLUMNS:
+            # Rounding goes on from columns that are as much larger.
+            value, bound = found[name].value, found[name].bound
+            found[name] = Expected(value, bound + rounded * (sizes[name] + bound))
+    return found
 
 
 def judged(

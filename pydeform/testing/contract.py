@@ -52,6 +52,9 @@ class Operation:
         Those that the operation takes.
     backends
         Those that it runs on.
+    narrow_columns
+        Backends that round columns to 16-bit storage before they multiply them: `expected` has to
+        take `columns`, the dtype.
     rounding
         Relative error of adjoints and symmetry where nothing is exact, in float64.
     """
@@ -60,18 +63,25 @@ class Operation:
     cases: Callable[[str], SearchStrategy[Case]]
     examples: Mapping[str, Callable[[str], Case]] = field(default_factory=dict)
     reference: Callable[[Case], Results] = counted.reference
-    expected: Callable[[Case], dict[str, Expected]] = counted.expected
+    expected: Callable[..., dict[str, Expected]] = counted.expected
     exact: tuple[str, ...] = EXACT
     differences: Mapping[str, float] = field(default_factory=lambda: DIFFERENCES)
     spoiled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dtypes: tuple[str, ...] = DTYPES
     backends: tuple[str, ...] = ("ref", "cpu", "emulated")
+    narrow_columns: tuple[str, ...] = ()
     rounding: float = 1e-12
 
     def __post_init__(self) -> None:
         unknown = set(self.spoiled) - set(SPOILED)
         if unknown:
             raise ValueError(f"spoiled: expected kinds among {tuple(SPOILED)}, got {unknown}")
+
+    def expected_on(self, backend: str, case: Case) -> dict[str, Expected]:
+        """Return every result with the bound that holds on a backend."""
+        if backend in self.narrow_columns and case.dtype.itemsize == 2:
+            return self.expected(case, columns=case.dtype)
+        return self.expected(case)
 
     @property
     def plain(self) -> tuple[str, ...]:

@@ -7,12 +7,14 @@ arrays, nothing that waits for the device, no number read before it is written (
 import importlib.util
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import pydeform
 import pydeform._gpu
 from pydeform._gpu import _host, _loader
+from pydeform._gpu._product import product
 from pydeform.testing.operations import OPERATIONS
 
 
@@ -26,7 +28,7 @@ def _beside(name):
 
 
 manners = _beside("test_manners")
-fake = manners.fake
+fake, cublas = manners.fake, _beside("fake_cublas")
 
 PRIMITIVES = ("deform_conv", "local_conv", "sample", "splat", "dcnv3")
 CASES = [
@@ -50,7 +52,7 @@ def test_the_backend_computes_with_arrays_of_cupy(make, dtype, monkeypatch):
     with pydeform.use_backend("emulated"):
         expected = manners.evaluate(case)
     moved = manners.on_device(case)
-    with fake.installed(pydeform._gpu):
+    with fake.installed(pydeform._gpu), cublas.installed():
         manners.evaluate(moved)  # constants are uploaded once
         fake.waits.clear()
         found = manners.evaluate(moved)
@@ -66,7 +68,7 @@ def test_arrays_are_copied_to_a_device_and_back(monkeypatch):
     monkeypatch.setattr(_loader, "_device_launch", on_host)
     here, _ = fake.conv()
     expected = pydeform.deform_conv2d(**here, padding=1)
-    with fake.installed(pydeform._gpu) as cupy:
+    with fake.installed(pydeform._gpu) as cupy, cublas.installed():
         through = _beside("through_copies").backend(cupy)
         load = pydeform._dispatch.load
         monkeypatch.setattr(
@@ -77,3 +79,40 @@ def test_arrays_are_copied_to_a_device_and_back(monkeypatch):
         assert "get" in fake.waits
     assert isinstance(found, np.ndarray)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)  # float32, sums of 36
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_products_as_cublas_is_told_of_them(dtype, turned, add, groups):
+    """Integers, so that every type is exact; an operand and the result seen through strides."""
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    rng = np.random.default_rng(0)
+    m, k, n = 5, 4, 3
+    working = np.promote_types(dtype, np.float32) if dtype.itemsize > 2 else np.dtype(np.float32)
+    a, b = (rng.integers(-2, 3, shape).astype(dtype) for shape in ((groups, m, k), (groups, k, n)))
+    flat = rng.integers(-2, 3, (m, groups, n)).astype(working)  # as rows of an output lie
+    expected = np.matmul(a.astype(working), b.astype(working))
+    expected += flat.transpose(1, 0, 2) if add else 0
+    a, b = (
+        np.ascontiguousarray(x.swapaxes(1, 2)) if turn else x
+        for x, turn in zip((a, b), turned, strict=True)
+    )
+    with fake.installed(pydeform._gpu), cublas.installed():
+        out = fake.to_device(flat)
+        target = out.transpose(1, 0, 2)
+        product(fake.to_device(a), fake.to_device(b), target, *turned, add=add)
+    np.testing.assert_array_equal(target._array, expected)
+    np.testing.assert_array_equal(out._array, expected.transpose(1, 0, 2))
+    assert cublas.calls == [70 if working == np.float64 else 68]
+
+
+def test_tf32_is_asked_for_by_name(monkeypatch):
+    one = np.ones((1, 2, 2), np.float32)
+    monkeypatch.setenv("PYDEFORM_TF32", "1")
+    with fake.installed(pydeform._gpu), cublas.installed():
+        arrays = [fake.to_device(one) for _ in range(3)]
+        product(*arrays)
+        product(*(a.astype(np.float64) for a in arrays))
+    assert cublas.calls == [77, 70]

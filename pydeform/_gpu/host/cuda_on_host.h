@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "half.h"
 #include "runtime.h"
@@ -64,6 +65,22 @@ T shuffle(Operation operation, unsigned mask, T value, unsigned source) {
   return value;
 }
 inline unsigned lane() { return fiber->index & 31; }
+
+// Asynchronous copies of 16 bytes: nothing of them is to be seen before they are waited for.
+struct Copy {
+  void* to;
+  const void* from;
+};
+inline thread_local std::vector<Copy> copies[1024];
+inline void copy_later(void* to, const void* from) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) & 15)
+    fail("misaligned asynchronous copy");
+  copies[fiber->index].push_back({to, from});
+}
+inline void copy_now() {
+  for (const Copy& copy : copies[fiber->index]) std::memcpy(copy.to, copy.from, 16);
+  copies[fiber->index].clear();
+}
 
 }  // namespace coh
 
