@@ -131,15 +131,18 @@ def test_tensor_cores(place, kind):
     assert (d == expected).all()
 
 
-def test_tf32_rounds_operands(place):
+@pytest.mark.parametrize("rounded", [True, False])
+def test_tf32_operands(place, rounded):
+    """Rounded by the kernel, or cut off by the tensor cores."""
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-8, 9, s).astype(np.float32) for s in ((16, 8), (8, 8)))
     d = np.zeros((16, 8), np.float32)
-    a[3] += np.float32(2**-20)  # less than half of TF32's spacing at these numbers
+    if rounded:
+        a[3] += np.float32(2**-20)  # less than half of TF32's spacing at these numbers
     a[5, 0], a[5, 1:] = 1 + 2**-11, 0  # half of it: away from zero
     expected = np.round(a) @ b
-    expected[5] = np.float32(1 + 2**-10) * b[0]
-    place.launch("launches", "product_tf32", (), (1,), (32,), [a, b, d])
+    expected[5] = np.float32(1 + 2**-10 if rounded else 1) * b[0]
+    place.launch("launches", "product_tf32", (str(int(rounded)),), (1,), (32,), [a, b, d])
     assert (d == expected).all()
 
 
