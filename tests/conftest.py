@@ -32,6 +32,12 @@ def pytest_report_header():
     return f"CUDA kernels: {DEVICE or 'emulated, there is no GPU'}"
 
 
+def pytest_terminal_summary(terminalreporter, config):
+    """Say it at the end where no header was printed."""
+    if config.get_verbosity() < 0:
+        terminalreporter.write_line(pytest_report_header())
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _kernels_on_the_gpu():
     """Where there is a GPU, the backend "emulated" is the device, by copies there and back."""
@@ -40,6 +46,8 @@ def _kernels_on_the_gpu():
         return
     import cupy
 
+    if os.environ.get("PYDEFORM_NO_POOL"):  # see .ci/check-gpu
+        cupy.cuda.set_allocator(None)
     path = Path(__file__).parent / "gpu/through_copies.py"
     spec = importlib.util.spec_from_file_location("through_copies", path)
     module = importlib.util.module_from_spec(spec)

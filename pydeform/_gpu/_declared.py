@@ -30,6 +30,8 @@ _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"[ \t]*$', re.MULTILI
 _DECLARATION = re.compile(r"^// (kernel|instances|registers|sass):[ \t]*(.*)$")
 _BYTES = {"float": 4, "double": 8, "half_t": 2, "bf16_t": 2}
 
+NO_CEILING = 256  # a thread has 255 registers at most
+
 Instance = tuple[str, ...]
 
 
@@ -131,7 +133,7 @@ def _combinations(line: str) -> list[Instance]:
 def _kernel(line: str) -> Kernel:
     name, *options = line.split()
     given = dict(option.split("=", 1) for option in options)
-    numbers = {"threads": "", "blocks": "1", "registers": "255", **given}
+    numbers = {"threads": "", "blocks": "1", "registers": str(NO_CEILING), **given}
     args = numbers.pop("args", "")
     if len(numbers) != 3 or not args or not all(n.isdecimal() for n in numbers.values()):
         raise ValueError(

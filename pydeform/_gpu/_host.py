@@ -161,7 +161,9 @@ def _library(source: str, name: str) -> tuple[int, dict[tuple[str, ...], Any]]:
         f"{{ coh::Copies copies; {kernel.call(i)}(*static_cast<const {kernel.args}*>(a)); }}"
         for i in kernel.instances
     ]
-    warnings = ("-O1", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused")
+    # Optimising what sanitizers insert takes GCC many minutes.
+    level = "-O0" if os.environ.get("PYDEFORM_HOST_SANITIZE") else "-O1"
+    warnings = (level, "-Wall", "-Wno-unknown-pragmas", "-Wno-unused")
     stem = f"{Path(source).stem}-{name}"
     library = ctypes.CDLL(str(_build(stem, "\n".join([*text, "}", ""]), warnings)))
     size = ctypes.c_longlong.in_dll(library, "coh_size").value

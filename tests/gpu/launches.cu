@@ -134,15 +134,18 @@ __device__ void product(const product_args& p) {
 }
 
 // kernel: product_tf32 args=product_args threads=32 registers=48
+// instances: ROUND = 0 | 1
 // sass: = HMMA
+template <int ROUND>
 __device__ void product_tf32(const product_args& p) {
   const float *a = static_cast<const float*>(p.a), *b = static_cast<const float*>(p.b);
   const int group = int(threadIdx.x) >> 2, in = int(threadIdx.x) & 3;
   unsigned fa[4], fb[2];
   float acc[4];
+  auto operand = [](float v) { return ROUND ? to_tf32(v) : __float_as_uint(v); };
   for (int i = 0; i < 4; ++i)
-    fa[i] = to_tf32(a[(group + (i & 1) * 8) * 8 + (i >> 1) * 4 + in]);
-  for (int i = 0; i < 2; ++i) fb[i] = to_tf32(b[(i * 4 + in) * 8 + group]);
+    fa[i] = operand(a[(group + (i & 1) * 8) * 8 + (i >> 1) * 4 + in]);
+  for (int i = 0; i < 2; ++i) fb[i] = operand(b[(i * 4 + in) * 8 + group]);
   for (int i = 0; i < 4; ++i) acc[i] = p.d[(group + (i >> 1) * 8) * 8 + 2 * in + (i & 1)];
   mma_1688_tf32(acc, fa, fb);
   for (int i = 0; i < 4; ++i) p.d[(group + (i >> 1) * 8) * 8 + 2 * in + (i & 1)] = acc[i];

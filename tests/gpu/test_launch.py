@@ -1,12 +1,15 @@
 """What the loader launches is what was asked for, on the host execution and on a GPU."""
 
+import struct
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from pydeform._gpu import _declared
+from pydeform._gpu import _declared, _loader
 from pydeform._gpu._host import schedule
 from pydeform._gpu._loader import launch
 
@@ -128,15 +131,18 @@ def test_tensor_cores(place, kind):
     assert (d == expected).all()
 
 
-def test_tf32_rounds_operands(place):
+@pytest.mark.parametrize("rounded", [True, False])
+def test_tf32_operands(place, rounded):
+    """Rounded by the kernel, or cut off by the tensor cores."""
     rng = np.random.default_rng(0)
     a, b = (rng.integers(-8, 9, s).astype(np.float32) for s in ((16, 8), (8, 8)))
     d = np.zeros((16, 8), np.float32)
-    a[3] += np.float32(2**-20)  # less than half of TF32's spacing at these numbers
+    if rounded:
+        a[3] += np.float32(2**-20)  # less than half of TF32's spacing at these numbers
     a[5, 0], a[5, 1:] = 1 + 2**-11, 0  # half of it: away from zero
     expected = np.round(a) @ b
-    expected[5] = np.float32(1 + 2**-10) * b[0]
-    place.launch("launches", "product_tf32", (), (1,), (32,), [a, b, d])
+    expected[5] = np.float32(1 + 2**-10 if rounded else 1) * b[0]
+    place.launch("launches", "product_tf32", (str(int(rounded)),), (1,), (32,), [a, b, d])
     assert (d == expected).all()
 
 
@@ -226,3 +232,58 @@ def test_schedules_nest():
         with schedule(0):
             assert raced() == 1
         assert raced() == 0
+
+
+class Array:
+    """Of CuPy, as far as a launch looks."""
+
+    flags = SimpleNamespace(c_contiguous=True)
+
+    def __init__(self, pointer):
+        self.data = SimpleNamespace(ptr=pointer)
+
+
+def test_what_cupy_is_given(monkeypatch):
+    made, launched, device = [], [], [0]
+
+    class RawKernel:
+        def __init__(self, code, name, options=()):
+            made.append((code, name, options))
+
+        def __call__(self, grid, block, args, shared_mem):
+            launched.append((grid, block, [(a.size, a.tobytes()) for a in args], shared_mem))
+
+        def __setattr__(self, name, value):
+            launched.append((name, value))
+
+    runtime = SimpleNamespace(getDevice=lambda: device[0])
+    cupy = SimpleNamespace(RawKernel=RawKernel, cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(_loader, "_asked", {})
+    _loader._device_kernel.cache_clear()
+    source = str(FOLDER / "launches.cu")
+
+    def run(shared):
+        args = [Array(2**60), None, np.int32(-3), 0.5]
+        instance = ("half_t", "float", "int")
+        launch(source, "reverse", instance, (3, 2), (128,), args, shared, cupy)
+
+    run(64)
+    packed = struct.pack("=qqqd", 2**60, 0, -3, 0.5)
+    assert launched == [((3, 2), (128,), [(1, packed)], 64)]
+    (code, name, options) = made[0]
+    assert name == "reverse__half_t_float_int_kernel"
+    assert options == ("-std=c++17",)
+    assert "struct half_t" in code  # headers are in it: the key of CuPy's cache is the code
+    assert '#include "' not in code
+    assert code.count(f" {name}(const __grid_constant__ reverse_args a)") == 1
+    assert "__launch_bounds__(256, 1)" in code
+
+    launched.clear()
+    for number, shared in [(0, 48 * 1024), (0, 50_000), (0, 50_000), (0, 60_000), (1, 50_000)]:
+        device[0] = number
+        run(shared)
+    asked = [call[1] for call in launched if call[0] == "max_dynamic_shared_size_bytes"]
+    assert asked == [50_000, 60_000, 50_000]
+    assert len(made) == 1
+    _loader._device_kernel.cache_clear()
