@@ -290,7 +290,7 @@ unsigned char (*exchange(int operation, uint32_t mask, const void* value, unsign
   if (e.arrived && e.mask != mask) fail("lanes of a warp name different masks");
   if (e.arrived && e.operation != operation) fail("lanes of a warp are at different operations");
   auto* put = e.lane[e.parity];
-  std::memcpy(put[lane], value, bytes);
+  if (bytes) std::memcpy(put[lane], value, bytes);
   e.mask = mask;
   e.operation = operation;
   e.arrived |= 1u << lane;
