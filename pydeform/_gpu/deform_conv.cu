@@ -141,24 +141,24 @@ template <class T, int R, int ACROSS> struct Fused {
     // Of row e of the plans, corners `first` up to first + FETCHED: what is not to be read is 0.
     __device__ __forceinline__ void fetch(int e, int first, int channel, Quad (&corners)[FETCHED]) const {
         const T* x = static_cast<const T*>(a.images) + (channel + lane % 4 * VECTOR);
-        const Pack<int, N> pixel = at.pixels[e];
+        const Pack<int, FETCHED> pixel = Pack<int, FETCHED>::load(at.pixels[e].v + first);
 #pragma unroll
         for (int b = 0; b < FETCHED; ++b) {
 #pragma unroll
             for (int v = 0; v < 4; ++v) corners[b].v[v] = 0;
-            const T* from = x + int64_t(pixel.v[first + b]) * int(a.g.channels);
-            if (pixel.v[first + b] >= 0) corners[b] = Quad::load(reinterpret_cast<const unsigned*>(from));
+            const T* from = x + int64_t(pixel.v[b]) * int(a.g.channels);
+            if (pixel.v[b] >= 0) corners[b] = Quad::load(reinterpret_cast<const unsigned*>(from));
         }
     }
 
     __device__ __forceinline__ void blend(int e, int first, const Quad (&corners)[FETCHED], float (&value)[VECTOR]) const {
-        const Pack<float, N> weight = at.weights[e];
+        const Pack<float, FETCHED> weight = Pack<float, FETCHED>::load(at.weights[e].v + first);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] = first ? value[v] : 0.0f;
 #pragma unroll
         for (int b = 0; b < FETCHED; ++b)
 #pragma unroll
-            for (int v = 0; v < 4; ++v) add_channels<T>(corners[b].v[v], weight.v[first + b], value + v * (VECTOR / 4));
+            for (int v = 0; v < 4; ++v) add_channels<T>(corners[b].v[v], weight.v[b], value + v * (VECTOR / 4));
         if (first + FETCHED < N) return;
         const float scale = at.scales[e];
 #pragma unroll
@@ -173,8 +173,8 @@ template <class T, int R, int ACROSS> struct Fused {
         constexpr int EACH = N / FETCHED, PARTS = MINE * 2 * EACH, UNITS = 8 / PARTS;
         constexpr int ROW = P / EACH % 2, BLOCK = P / EACH / 2, FIRST = P % EACH * FETCHED;
         const int block = warp * MINE + BLOCK, e = t * ROWS + block * 16 + lane / 4 + ROW * 8;
-        // Without this the compiler starts the reads of many rows at once, and registers run out.
-        if (R == 3 && FIRST == 0) __syncwarp();
+        // Without this the compiler starts many reads at once, and registers run out.
+        if (R == 3) __syncwarp();
         Quad corners[FETCHED];
         fetch(e, FIRST, channel, corners);
         if constexpr (PRODUCTS) products<P * UNITS, (P + 1) * UNITS>(stage ^ 1, b, sum);
