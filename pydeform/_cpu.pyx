@@ -9,7 +9,7 @@ kernels of ``_cpu/_simd.h``, compiled per instruction set; Cython plans, tiles a
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 import os

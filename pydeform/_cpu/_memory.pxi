@@ -9,6 +9,7 @@ import numpy
 
 cdef extern from *:
     """
+    #include <stdlib.h>
     #ifdef __linux__
     #include <sys/mman.h>
     #endif
