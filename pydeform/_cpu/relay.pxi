@@ -1,5 +1,29 @@
 # Numbers from one layout to another: scaled, moved and with their last axis turned around.
 
+cdef extern from *:
+    """
+    /* Pairs side by side on both sides: neighbours are turned around in registers. */
+    #define PYD_TURN(real, name)                                                             \
+        static void name(const real *restrict s, const real *restrict start, real x, real y, \
+                         int64_t taps, real *restrict o) {                                   \
+            int64_t tap;                                                                     \
+            if (start)                                                                       \
+                for (tap = 0; tap < taps; tap++) {                                           \
+                    o[2 * tap] = s[2 * tap + 1] * y + start[2 * tap + 1];                    \
+                    o[2 * tap + 1] = s[2 * tap] * x + start[2 * tap];                        \
+                }                                                                            \
+            else                                                                             \
+                for (tap = 0; tap < taps; tap++) {                                           \
+                    o[2 * tap] = s[2 * tap + 1] * y;                                         \
+                    o[2 * tap + 1] = s[2 * tap] * x;                                         \
+                }                                                                            \
+        }
+    PYD_TURN(float, pyd_turn_f32)
+    PYD_TURN(double, pyd_turn_f64)
+    """
+    void pyd_turn_f32(const float*, const float*, float, float, int64_t, float*) noexcept nogil
+    void pyd_turn_f64(const double*, const double*, double, double, int64_t, double*) noexcept nogil
+
 ctypedef fused real:
     float
     double
@@ -14,13 +38,21 @@ ctypedef struct Relay:
 cdef void relay_rows(const Relay* t, const real* source, const real* scale, const real* start,
                      real* out, int64_t first, int64_t last) noexcept nogil:
     cdef int64_t row, group, tap
+    cdef bint whole = t.source[2] == t.axes and t.out[2] == t.axes  # taps lie side by side
     cdef const real* s
     cdef real* o
     for row in range(first, last):
         for group in range(t.groups):
             s = source + row * t.source[0] + group * t.source[1]
             o = out + row * t.out[0] + group * t.out[1]
-            if t.axes == 1:
+            if whole and t.axes == 1 and scale[0] == 1:
+                memcpy(o, s, <size_t> t.taps * sizeof(real))
+            elif whole and t.axes == 2:
+                if real is float:
+                    pyd_turn_f32(s, start, scale[0], scale[1], t.taps, o)
+                else:
+                    pyd_turn_f64(s, start, scale[0], scale[1], t.taps, o)
+            elif t.axes == 1:
                 for tap in range(t.taps):
                     o[tap * t.out[2]] = s[tap * t.source[2]] * scale[0]
             elif start == NULL:

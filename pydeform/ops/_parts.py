@@ -82,6 +82,13 @@ def real(name: str, value: object) -> float:
     return number
 
 
+def fresh(backend: Any, like: NumpyArray, shape: tuple[int, ...]) -> NumpyArray:
+    """Return new memory of the dtype of `like`, from the backend where that keeps some."""
+    empty = getattr(backend, "empty", None) or namespace(like).empty
+    result: NumpyArray = empty(shape, like.dtype)
+    return result
+
+
 def relayed(
     backend: Any, source: NumpyArray, scale: Sequence[float], start: NumpyArray | None = None
 ) -> NumpyArray:
@@ -89,7 +96,7 @@ def relayed(
 
     Or single numbers [R, B, K, 1], as they are with a scale of 1.
     """
-    result: NumpyArray = namespace(source).empty(source.shape, source.dtype)
+    result = fresh(backend, source, source.shape)
     relay(backend, source, scale, result, start)
     return result
 
@@ -170,8 +177,8 @@ def _shape(g: ConvGeometry, role: str) -> tuple[int, ...]:
 class _Memory:
     """Where the results of a call are computed, and memory between that parts share."""
 
-    def __init__(self, plan: Plan, results: Arrays, outputs: Sequence[str]) -> None:
-        self.results = results
+    def __init__(self, backend: Any, plan: Plan, results: Arrays, outputs: Sequence[str]) -> None:
+        self.backend, self.results = backend, results
         self.working = {name: _working(result) for name, result in results.items()}
         for name, array in self.working.items():
             if ("output" if name in outputs else name) in plan.summed:
@@ -226,7 +233,7 @@ class _Step:
             key = (f"{role} {name}", _shape(self.part.geometry, role))
             found = self.memory.spare.get(key)
             if found is None:
-                found = namespace(result).empty(key[1], result.dtype)
+                found = fresh(self.memory.backend, result, key[1])
                 self.memory.spare[key] = found
             self.written.append((role, found, result))
         return found
@@ -243,7 +250,7 @@ class _Step:
 
 def _steps(backend: Any, plan: Plan, results: Arrays, *outputs: str) -> Iterator[_Step]:
     """Go through the parts; what a step has written is placed when the next one is asked for."""
-    memory = _Memory(plan, results, outputs)
+    memory = _Memory(backend, plan, results, outputs)
     for part in plan.parts(backend):
         step = _Step(plan, part, memory)
         yield step
