@@ -24,6 +24,8 @@ A = TypeVar("A", bound=Array)
 
 # tanh(z)/z = sum of these times z^(2j); below _SMALL the next term is under one unit of float64.
 _TANH = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
+#: By how many machine epsilons a ball's radius is rounded to the inside.
+INWARDS = 8
 _SMALL = 0.125
 
 
@@ -89,14 +91,16 @@ def _ball(plan: _Plan, v: Any) -> _Radial:
     assert isinstance(region, Ball)  # noqa: S101
     u = v - _per_axis(region.center, v)
     # Rounded to the inside: what comes out has at most the length eps by any order of operations.
-    eps = region.eps * (1 - 8 * float(xp.finfo(v.dtype).eps))
+    eps, limit = region.eps, float("inf")
+    if v.dtype != object:  # which rounds nothing
+        eps *= 1 - INWARDS * float(xp.finfo(v.dtype).eps)
+        limit = float(xp.finfo(v.dtype).max) / 4  # of what is longer, only the length suffers
     largest = xp.max(xp.abs(u), axis=2, keepdims=True)
     one = xp.ones_like(largest)
     scale = xp.where(largest == 0, one, largest)  # and NaN stays
     w = u / scale  # no square overflows or is lost
     length = xp.sqrt(xp.sum(w * w, axis=2, keepdims=True))
     unit = w / xp.where(length == 0, one, length)
-    limit = float(xp.finfo(v.dtype).max) / 4  # of what is longer, only the length suffers
     r = xp.where(scale > limit, limit * one, scale) * length
     if plan.smooth:
         z = r / eps
