@@ -1,7 +1,7 @@
 """The main job: what it writes, what it says, and that it notices when something is wrong."""
 
-import io
 import inspect
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ def photo(height, width, seed=0):
 
 
 def plant(monkeypatch, function, spoil):
-    """Let the compiled backend's function spoil what it wrote: its argument `grads`, or the last."""
+    """Let the compiled backend's function spoil what it wrote: in `grads`, or in its last argument."""
     right = getattr(_cpu, function)
     names = list(inspect.signature(right).parameters)
     written = names.index("grads") if "grads" in names else -1
