@@ -45,7 +45,7 @@ def photo(height, width, seed=0):
 
 
 def plant(monkeypatch, function, spoil):
-    """Let the compiled backend's function spoil what it wrote: in `grads`, or in its last argument."""
+    """Let a function of the compiled backend spoil what it wrote: `grads`, or its last argument."""
     right = getattr(_cpu, function)
     names = list(inspect.signature(right).parameters)
     written = names.index("grads") if "grads" in names else -1
