@@ -22,6 +22,8 @@ constexpr int PLAN_BYTES = 40960;
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // registers: double = 144
+// registers: *,*,3,1,*,int64_t = 136
+// registers: double,double,3,1,*,int64_t = 152
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void weigh(const weigh_args& a) {
     using P = Plan<A, I, corner_count<R, WIDE>()>;
