@@ -18,6 +18,7 @@ struct blend_args {
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // registers: double = 128
+// registers: double,double,3,1,true = 144
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void blend(const blend_args& a) {
     using P = Plan<A, I, corner_count<R, WIDE>()>;
@@ -71,6 +72,8 @@ struct dots_args {
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // registers: double = 168
+// registers: *,*,3,*,true = 176
+// registers: double,double,3,1,true,int64_t = 200
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void dots(const dots_args& a) {
     constexpr int N = corner_count<R, WIDE>(), SAMPLES = 256;
@@ -147,6 +150,7 @@ struct keys_args {
 // kernel: keys args=keys_args threads=256 registers=96
 // instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
 // registers: double = 104
+// registers: double,3,true = 144
 template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
     constexpr int N = corner_count<R, WIDE>();
     const Geometry& g = a.g;
@@ -184,7 +188,7 @@ struct gather_args {
     int64_t first_image, count, lanes;
 };
 
-// kernel: gather args=gather_args threads=256 registers=72
+// kernel: gather args=gather_args threads=256 registers=80
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // sass: *,*,16B = LDG.E.128
@@ -245,6 +249,8 @@ struct scatter_args {
 // kernel: scatter args=scatter_args threads=256 registers=112
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// registers: double = 128
+// registers: *,3,1,*,int64_t = 160
 template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(const scatter_args& a) {
     using P = Plan<A, I, corner_count<R, WIDE>()>;
     __shared__ P plans[Tile<P>::PLANS];
