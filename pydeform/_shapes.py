@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from math import prod
 from operator import index
 from typing import NamedTuple
@@ -18,6 +19,13 @@ AXES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 AXIS_LIMIT = 2**62
 # Numbers of elements and of bytes stay below 2^63.
 PRODUCT_LIMIT = 2**63
+
+
+class Level(NamedTuple):
+    """An image among those that lie after each other in one input."""
+
+    start: int  # its first pixel
+    size: tuple[int, ...]
 
 
 class ConvGeometry(NamedTuple):
@@ -39,6 +47,13 @@ class ConvGeometry(NamedTuple):
     channels_last: bool
     upscale: tuple[int, ...] = ()  # outputs per step of the grid; empty for 1 along all axes
     absolute: bool = False  # the grid is 0 everywhere: an offset says where, not how far
+    # Of local convolutions only, where offsets are kept in other units. Per tap and axis, from what
+    # is stored to pixels: scale * offset + start. Derivatives are those by what is stored.
+    scale: tuple[tuple[Fraction | float, ...], ...] = ()
+    start: tuple[tuple[Fraction | float, ...], ...] = ()
+    # As many images as taps fall into: the first K / levels taps read the first one. The size is
+    # then (1, pixels of all).
+    levels: tuple[Level, ...] = ()
 
     @property
     def rank(self) -> int:

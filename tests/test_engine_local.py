@@ -214,13 +214,25 @@ def test_positions_that_are_absolute(channels, last, needed):
         *(2, total, total, total, groups, size, grid, (1, taps), (1, 1), (0, 0), (1, 1)),
         *("zeros", "right", last, (), True),
     )
+    shares = (None, (groups, taps, 2), (groups, taps))  # of an offset and a kernel
+
+    def seen(arrays):
+        """As a backend reads and writes them: [N, P, G, K, n] and [N, P, G, K]."""
+        for array, share in zip(arrays, shares, strict=True):
+            if array is None or share is None:
+                yield array
+            elif last:
+                yield array.reshape(2, positions, *share, copy=False)
+            else:
+                yield np.moveaxis(array.reshape(2, *share, positions, copy=False), -1, 1)
+
     results = []
     for backend in (_cpu, _ref):
         output = np.full_like(grad_output, 7)
-        backend.local_conv(geometry, input, offset, kernel, output)
         arrays = (input, offset, kernel)
+        backend.local_conv(geometry, *seen(arrays), output)
         grads = tuple(np.full_like(a, 7) if i in needed else None for i, a in enumerate(arrays))
-        backend.local_conv_backward(geometry, grad_output, input, offset, kernel, grads)
+        backend.local_conv_backward(geometry, grad_output, *seen(arrays), tuple(seen(grads)))
         results.append([output, *(grads[i] for i in needed)])
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)

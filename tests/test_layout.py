@@ -82,7 +82,7 @@ def test_backends_have_the_same_signatures(name):
     assert not declared.defaults
     assert not declared.kwonlyargs
     names = list(reference.parameters)
-    assert names[0] == ("source" if name == "relay" else "geometry")  # the one that is not a layer
+    assert names[0] == "geometry"
     assert list(compiled.parameters) == names
     assert list(device.parameters) == names
     assert [a.arg for a in (*declared.posonlyargs, *declared.args)] == names

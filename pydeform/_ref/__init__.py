@@ -16,7 +16,6 @@ from pydeform._ref.local_conv import (
     local_conv_double_backward,
     local_conv_jvp,
 )
-from pydeform._ref.relay import relay
 from pydeform._ref.sample import sample, splat
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "local_conv_backward",
     "local_conv_double_backward",
     "local_conv_jvp",
-    "relay",
     "sample",
     "splat",
 ]

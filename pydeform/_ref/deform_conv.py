@@ -65,6 +65,8 @@ class Layer:
         As every backend gets them.
     sampling
         Makes the sampling operators from (geometry, coordinates).
+    layout_type
+        How offset and mask lie.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class Layer:
         weight: Array,
         mask: Term,
         sampling: Callable[[ConvGeometry, Array], Sampling] = Sampling,
+        layout_type: type[Layout] = Layout,
     ) -> None:
         g = geometry
         dtype = working_dtype(input.dtype)
-        self.layout = layout = Layout(g, dtype, per_sample=weight.ndim == g.rank + 3)
+        self.layout = layout = layout_type(g, dtype, per_sample=weight.ndim == g.rank + 3)
         shape = (g.batch, g.offset_groups, g.taps, g.rank, layout.positions)
         zero = np.full(shape, number(0, dtype), dtype)
         self.sampling = sampling(g, zero if offset is None else layout.coordinates(offset))

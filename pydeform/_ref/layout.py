@@ -111,3 +111,25 @@ class Layout:
         g = self.geometry
         lead = (g.batch,) if self.per_sample else ()
         return self._filled(w, (*lead, g.out_channels, g.channels // g.groups, *g.kernel))
+
+
+class SampleLayout(Layout):
+    """The same where offsets are [N, P, Go, K, n] and masks [N, P, Go, K], of any strides."""
+
+    def coordinates(self, offset: Array) -> Array:
+        """p [N, Go, K, n, P]."""
+        return np.moveaxis(offset, 1, -1).astype(self.dtype)
+
+    def modulation(self, mask: Array) -> Array:
+        """m [N, Go, K, P]."""
+        return np.moveaxis(mask, 1, -1).astype(self.dtype)
+
+    def to_offset(self, per_axis: Sequence[Term]) -> Array:
+        """The offset's layout, from n arrays [N, Go, K, P]."""
+        return np.stack([self.to_mask(values) for values in per_axis], axis=-1)
+
+    def to_mask(self, m: Term) -> Array:
+        """The mask's layout, from [N, Go, K, P]."""
+        g = self.geometry
+        shape = (g.batch, g.offset_groups, g.taps, self.positions)
+        return np.moveaxis(self._filled(m, shape), -1, 1)

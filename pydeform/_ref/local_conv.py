@@ -5,7 +5,8 @@ The kernel kappa takes the mask's place, so that with w = 1, A = ybar and B = 0
     y_c(q) = sum_tap kappa s      kappabar = sum_c ybar s      pbar_d = sum_c kappa ybar D_d
     xbar = S_0^T(kappa ybar)
 
-and the formulas of `deform_conv` are those of this operation.
+and the formulas of `deform_conv` are those of this operation. Offsets are [N, P, Go, K, n], kernels
+[N, P, Go, K], of any strides, P = prod(O): they are read and written where they lie.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pydeform._ref.deform_conv import Layer, Tangent, quiet, working_dtype
+from pydeform._ref.layout import SampleLayout
 from pydeform._ref.stencil import Array, Term, number
 from pydeform._shapes import ConvGeometry
 
@@ -23,7 +25,7 @@ def _layer(geometry: ConvGeometry, input: Array, offset: Term, kernel: Term) -> 
     """The convolution of every channel on its own, each tap times 1 and its kernel's entry."""
     dtype = working_dtype(input.dtype)
     weight = np.full((geometry.channels, 1, *geometry.kernel), number(1, dtype), dtype)
-    return Layer(geometry, input, offset, weight, kernel)
+    return Layer(geometry, input, offset, weight, kernel, layout_type=SampleLayout)
 
 
 def _tangent(layer: Layer, tangents: Sequence[Term]) -> Tangent:

@@ -15,7 +15,7 @@ and reads the tensor product.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from itertools import product
@@ -28,6 +28,7 @@ from pydeform._shapes import ConvGeometry
 
 Array = NDArray[Any]
 Term = Array | None  # None is a structural zero: nothing is computed from it
+Size = int | Array  # of an axis; an array [K, 1] where taps read levels
 Alpha = tuple[int, ...]  # one 0 or 1 per axis: differentiated or not
 
 # No array is this long, and float32 holds the number exactly: floors are clipped here so that the
@@ -42,9 +43,18 @@ class Corner(NamedTuple):
     weight: Array
 
 
-def number(value: float, dtype: np.dtype[Any]) -> Any:
+def number(value: float | Fraction, dtype: np.dtype[Any]) -> Any:
     """A scalar of a dtype; a Fraction for object arrays, so that they stay exact."""
-    return Fraction(value) if dtype == object else dtype.type(value)
+    if dtype == object:
+        return Fraction(value)
+    if dtype == np.longdouble and isinstance(value, Fraction):  # a float would round it before
+        return np.longdouble(value.numerator) / np.longdouble(value.denominator)
+    return dtype.type(value)
+
+
+def _table(values: Iterable[Iterable[float | Fraction]], dtype: np.dtype[Any]) -> Array:
+    """Numbers per tap and axis, [K, n, 1]."""
+    return np.array([[[number(value, dtype)] for value in row] for row in values], dtype)
 
 
 def split(offset: Array) -> tuple[Array, Array]:
@@ -53,7 +63,7 @@ def split(offset: Array) -> tuple[Array, Array]:
     return np.clip(whole, -_FAR, _FAR).astype(np.int64), offset - whole
 
 
-def value_stencil(i: Array, f: Array, size: int, mode: str) -> list[Corner]:
+def value_stencil(i: Array, f: Array, size: Size, mode: str) -> list[Corner]:
     """The samples that a value is blended from along one axis."""
     zero, one = number(0, f.dtype), number(1, f.dtype)
     near, far = one - f, f
@@ -67,7 +77,7 @@ def value_stencil(i: Array, f: Array, size: int, mode: str) -> list[Corner]:
     return [Corner(i, near), Corner(i + 1, far)]
 
 
-def slope_stencil(i: Array, f: Array, size: int, mode: str, kink: str) -> list[Corner]:
+def slope_stencil(i: Array, f: Array, size: Size, mode: str, kink: str) -> list[Corner]:
     """The derivative of `value_stencil` in p."""
     zero, half, one = (number(value, f.dtype) for value in (0, 0.5, 1))
 
@@ -92,7 +102,8 @@ class Sampling:
     geometry
         The convolution.
     offset
-        [N, Go, K, n, P] in pixels, P = prod(O); its dtype is the one that is computed in.
+        [N, Go, K, n, P], P = prod(O), in pixels, or in what the geometry scales to pixels; its
+        dtype is the one that is computed in. Slopes are those by the offset as it is here.
 
     Notes
     -----
@@ -104,6 +115,10 @@ class Sampling:
         self.geometry = geometry
         self.dtype = offset.dtype
         self.zero = number(0, self.dtype)
+        self.scale: Term = None
+        if geometry.scale:
+            self.scale = _table(geometry.scale, self.dtype)
+            offset = self.scale * offset + _table(geometry.start, self.dtype)
         exact = self.dtype == object
         finite: Array = abs(offset) != np.inf if exact else np.isfinite(offset)
         nan: Array = np.zeros(offset.shape, bool) if exact else np.isnan(offset)
@@ -111,6 +126,15 @@ class Sampling:
         self.alive: Array = np.all(finite, axis=3)
         floor, self.fraction = split(np.where(finite, offset, self.zero))
         self.cell = floor + grid(geometry)  # [N, Go, K, n, P]
+        self.sizes: tuple[Size, ...] = geometry.size
+        self.first: Size = 0  # pixel of the image that a tap reads
+        if geometry.levels:
+            each = geometry.taps // len(geometry.levels)
+            taps = np.repeat(
+                np.array([[level.start, *level.size] for level in geometry.levels]), each, axis=0
+            )
+            self.first, *sizes = taps.T[..., None]
+            self.sizes = tuple(sizes)
 
     @cached_property
     def stencils(self) -> tuple[list[list[Corner]], list[list[Corner]]]:
@@ -118,18 +142,21 @@ class Sampling:
         mode, kink = self.geometry.mode, self.geometry.kink
         values, slopes = [], []
         differentiable = self.alive
-        for axis, size in enumerate(self.geometry.size):
+        for axis, size in enumerate(self.sizes):
             i, f = self.cell[:, :, :, axis], self.fraction[:, :, :, axis]
             values.append(self._within(value_stencil(i, f, size, mode), size, self.alive))
             slopes.append(slope_stencil(i, f, size, mode, kink))
             if kink == "open":
                 outside = (i < -1) | ((i == -1) & (f == 0)) | (i >= size)
                 differentiable = differentiable & ~outside
-        for axis, size in enumerate(self.geometry.size):
+        for axis, size in enumerate(self.sizes):
+            if self.scale is not None:
+                scale = self.scale[:, axis]
+                slopes[axis] = [Corner(at, scale * weight) for at, weight in slopes[axis]]
             slopes[axis] = self._within(slopes[axis], size, differentiable)
         return values, slopes
 
-    def _within(self, stencil: list[Corner], size: int, alive: Array) -> list[Corner]:
+    def _within(self, stencil: list[Corner], size: Size, alive: Array) -> list[Corner]:
         """Give weight 0 and a readable index to corners that are out of range or not alive."""
         return [
             Corner(
@@ -144,9 +171,9 @@ class Sampling:
         stencils = [self.stencils[which][axis] for axis, which in enumerate(alpha)]
         for factors in product(*stencils):
             at, weight = factors[0]
-            for size, factor in zip(self.geometry.size[1:], factors[1:], strict=True):
+            for size, factor in zip(self.sizes[1:], factors[1:], strict=True):
                 at, weight = at * size + factor.at, weight * factor.weight
-            yield Corner(at, weight)
+            yield Corner(self.first + at, weight)
 
     def sample(self, image: Array, alpha: Alpha) -> Array:
         """S_alpha(image): [N, C, prod(S)] -> [N, C, K, P]."""

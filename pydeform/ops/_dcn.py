@@ -14,15 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
 from pydeform import _shapes
-from pydeform._arrays import NumpyArray, constant, ready
+from pydeform._arrays import NumpyArray
 from pydeform._shapes import ConvGeometry
-from pydeform.ops import _checks, _parts
+from pydeform.ops import _checks, _samples
+from pydeform.ops._call import Arrays
 from pydeform.ops._outputs import Wanted
 
 
@@ -78,21 +78,18 @@ class Lattice(NamedTuple):
             out.append((padded - extent) // step + 1)
         return out[0], out[1]
 
-    def start(self, dtype: np.dtype[Any]) -> NumpyArray:
-        """Return where taps read for offset 0, from q*stride - pad on: [K, 2] as (x, y)."""
+    @property
+    def start(self) -> tuple[tuple[Fraction, Fraction], ...]:
+        """Where every tap reads for offset 0, from q*stride - pad on, as (y, x)."""
         (rows, columns), (dy, dx) = self.kernel, self.dilation
         cy, cx = dy * (rows - 1) // 2, dx * (columns - 1) // 2
         scale = Fraction(self.scale)
-        points = [
-            (cx + (i * dx - cx) * scale, cy + (j * dy - cy) * scale)
+        return tuple(
+            (cy + (j * dy - cy) * scale, cx + (i * dx - cx) * scale)
             for i in range(columns)
             for j in range(rows)
             if not (self.remove_center and (i, j) == (columns // 2, rows // 2))
-        ]
-        if dtype == object:
-            return np.array(points, object)
-        wide = [[np.longdouble(x.numerator) / x.denominator for x in point] for point in points]
-        return np.array(wide, np.longdouble).astype(dtype)
+        )
 
 
 def lattice(options: Options) -> Lattice:
@@ -125,7 +122,7 @@ def lattice(options: Options) -> Lattice:
         dilation=pair("dilation", 1),
         group=single("group"),
         group_channels=single("group_channels"),
-        scale=_parts.real("offset_scale", options.offset_scale),
+        scale=_samples.real("offset_scale", options.offset_scale),
         remove_center=bool(remove),
         kink=_checks.choice("kink", options.kink, _checks.KINKS),
     )
@@ -133,7 +130,7 @@ def lattice(options: Options) -> Lattice:
 
 def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
     """Check the input and return the geometry of the local convolution."""
-    _parts.check_axes("input", input, 4, "(batch, height, width, channels)")
+    _samples.check_axes("input", input, 4, "(batch, height, width, channels)")
     batch, height, width, channels = input.shape
     if 0 in input.shape[1:]:
         raise ValueError(
@@ -146,7 +143,7 @@ def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
             f"= {lattice.group * lattice.group_channels} channels, last, "
             f"got {channels}, shape {input.shape}"
         )
-    geometry = _parts.depthwise(
+    geometry = _samples.depthwise(
         batch,
         channels,
         lattice.group,
@@ -155,108 +152,56 @@ def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
         lattice.taps,
         lattice.kink,
         base=(lattice.stride, lattice.pad),
-    )
+    )._replace(scale=((lattice.scale,) * 2,) * lattice.taps, start=lattice.start)
     _shapes.check_bytes("output", (batch, *geometry.out_size, channels), input.itemsize)
     return geometry
 
 
-class Part:
-    """The one local convolution that these operations are.
+class _Views:
+    """How the arrays of these operations are seen.
 
-    Parameters
-    ----------
-    lattice, geometry
-        As checked.
-    packed
-        Whether offset and mask lie in one array, per group those of all taps after each other.
-    backend
-        Which moves numbers between layouts.
+    With `packed`, offset and mask lie in one array: of every group the offsets of all taps, then
+    their masks, and after the last group what is never read.
     """
 
-    def __init__(
-        self, lattice: Lattice, geometry: ConvGeometry, packed: bool, backend: Any
-    ) -> None:
-        self.lattice, self.geometry = lattice, geometry
-        self.packed, self.backend = packed, backend
-
-    @cached_property
-    def _shape(self) -> tuple[int, int, int]:
-        g = self.geometry
-        return math.prod((g.batch, *g.out_size)), g.offset_groups, g.taps
+    def __init__(self, geometry: ConvGeometry, packed: bool) -> None:
+        g = geometry
+        self.packed = packed
+        self.shape = (g.batch, math.prod(g.out_size), g.offset_groups, g.taps)
+        self.used = g.offset_groups * g.taps * 3  # channels of a packed array
 
     def _grouped(self, packed: NumpyArray) -> NumpyArray:
-        """[R, G, 3K] on the memory of a packed array, R positions."""
-        rows, groups, taps = self._shape
-        used = packed.reshape(rows, packed.shape[-1], copy=False)[:, : groups * taps * 3]
-        grouped: NumpyArray = used.reshape(rows, groups, taps * 3, copy=False)
+        """[N, P, G, 3K] on the memory of a packed array."""
+        batch, positions, groups, taps = self.shape
+        rows = packed.reshape(batch, positions, packed.shape[-1], copy=False)[..., : self.used]
+        grouped: NumpyArray = rows.reshape(batch, positions, groups, 3 * taps, copy=False)
         return grouped
 
-    def _offsets(self, array: NumpyArray) -> NumpyArray:
-        """[R, G, K, 2] as (x, y), on the memory of the argument."""
-        if self.packed:
-            array = self._grouped(array)[..., : 2 * self.geometry.taps]
-        offsets: NumpyArray = array.reshape(*self._shape, 2, copy=False)
-        return offsets
-
-    def _factors(self, packed: NumpyArray) -> NumpyArray:
-        """[R, G, K, 1] on the memory of a packed argument."""
-        return self._grouped(packed)[..., 2 * self.geometry.taps :, None]
-
-    def linear(self, role: str, array: NumpyArray) -> NumpyArray:
-        """Return what the backend reads, from an argument, a tangent or a cotangent."""
-        array = ready(array)
-        if role == "position":
-            return self._turned(array, None)
-        if role == "factor" and self.packed:
-            factors = _parts.relayed(self.backend, self._factors(array), (1,))
-            return self._flat(factors)
-        return array
-
-    def position(self, array: NumpyArray | None) -> NumpyArray:
-        """Return the scaled offsets, from q*stride - pad on, as (y, x)."""
-        array = ready(cast("NumpyArray", array))
-        return self._turned(array, constant(self.lattice.start(array.dtype), array))
-
-    def factor(self, array: NumpyArray | None) -> NumpyArray:
-        """Return the mask."""
-        return self.linear("factor", cast("NumpyArray", array))
-
-    def _turned(self, array: NumpyArray, start: NumpyArray | None) -> NumpyArray:
-        """From (x, y) to (y, x), scaled, and moved by `start`."""
-        scale = (self.lattice.scale,) * 2
-        return self._flat(_parts.relayed(self.backend, self._offsets(array), scale, start))
-
-    def _flat(self, array: NumpyArray) -> NumpyArray:
-        """From [R, G, K, each] to [N, Ho, Wo, G*K*each]."""
-        g = self.geometry
-        return array.reshape(g.batch, *g.out_size, g.offset_groups * g.taps * array.shape[-1])
-
-    def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
-        """Return the result itself where it lies as the backend writes."""
-        if role == "position" or (role == "factor" and self.packed):
-            return None
-        return result
-
-    def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
-        """Write the adjoint of `linear` at what the backend wrote."""
+    def __call__(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what the backend reads or writes."""
+        if role in ("image", "output"):
+            return array
+        taps = self.shape[-1]
         if role == "factor":
-            values = values.reshape(*self._shape, 1)
-            _parts.relay(self.backend, values, (1,), self._factors(result))
-            used = math.prod(self._shape[1:]) * 3
-            result[..., used:] = _parts.exact(0, result.dtype)  # the padding is never read
-            return
-        scale = (self.lattice.scale,) * 2
-        values = values.reshape(*self._shape, 2)
-        _parts.relay(self.backend, values, scale, self._offsets(result))
+            if self.packed:
+                return self._grouped(array)[..., 2 * taps :]
+            return array.reshape(self.shape, copy=False)
+        if self.packed:
+            array = self._grouped(array)[..., : 2 * taps]
+        return array.reshape(*self.shape, 2, copy=False)[..., ::-1]  # (x, y) as (y, x)
+
+    def finish(self, results: Arrays) -> None:
+        """Fill what is never read of a packed gradient."""
+        found = results.get("offset_mask")
+        if found is not None:
+            found[..., self.used :] = _samples.exact(0, found.dtype)
 
 
 def plan(
-    lattice: Lattice, geometry: ConvGeometry, packed: bool, input: NumpyArray, names: Sequence[str]
-) -> _parts.Plan:
+    geometry: ConvGeometry, packed: bool, input: NumpyArray, names: Sequence[str]
+) -> _samples.Plan:
     """Return how the operation is computed; `names` are those of image, position and factor."""
     output = (geometry.batch, *geometry.out_size, geometry.channels)
-    return _parts.Plan(
-        Wanted(output, input.dtype),
-        lambda backend: [Part(lattice, geometry, packed, backend)],
-        dict(zip(_parts.ROLES, names, strict=True)),
-    )
+    views = _Views(geometry, packed)
+    roles = dict(zip(_samples.ROLES, names, strict=True))
+    return _samples.Plan(Wanted(output, input.dtype), geometry, views, roles, views.finish)

@@ -195,26 +195,26 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> Plan:
 
 
 class _Common:
-    """Kernel and offset with the groups that they have in common, and back."""
+    """Kernel and offset with the groups that they have in common, and back.
+
+    A backend sees them as [N, P, G, K] and [N, P, G, K, n], P positions.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         g = plan.geometry
-        # Channels of one group of each.
-        self.share = {"kernel": g.taps, "offset": g.taps * g.rank}
+        # The axes of one group of each.
+        self.share = {"kernel": (g.taps,), "offset": (g.taps, g.rank)}
 
-    def _grouped(self, name: str, groups: int) -> tuple[int, ...]:
-        g = self.plan.geometry
+    def _seen(self, name: str, array: NumpyArray) -> NumpyArray:
+        """[N, P, G, *share] on the memory of an array with groups of its own."""
+        g, share = self.plan.geometry, self.share[name]
+        positions, groups = prod(g.out_size), self.plan.groups[name]
         if g.channels_last:
-            return (g.batch, *g.out_size, groups, self.share[name])
-        return (g.batch, groups, self.share[name], *g.out_size)
-
-    def _flat(self, name: str) -> tuple[int, ...]:
-        g = self.plan.geometry
-        channels = g.offset_groups * self.share[name]
-        if g.channels_last:
-            return (g.batch, *g.out_size, channels)
-        return (g.batch, channels, *g.out_size)
+            return array.reshape(g.batch, positions, groups, *share, copy=False)
+        first = array.reshape(g.batch, groups, *share, positions, copy=False)
+        seen: NumpyArray = namespace(array).moveaxis(first, -1, 1)
+        return seen
 
     def _times(self, name: str) -> int:
         return self.plan.geometry.offset_groups // self.plan.groups[name]
@@ -223,33 +223,28 @@ class _Common:
         """Return an array as a backend reads it; with groups repeated where they are fewer."""
         if name not in arrays:
             return None
-        array, times = arrays[name], self._times(name)
-        if times > 1:
-            axis = -2 if self.plan.geometry.channels_last else 1
-            grouped = array.reshape(self._grouped(name, self.plan.groups[name]))
-            array = namespace(array).repeat(grouped, times, axis=axis)
-        return array.reshape(self._flat(name))
+        seen, times = self._seen(name, arrays[name]), self._times(name)
+        return seen if times == 1 else namespace(seen).repeat(seen, times, axis=2)
 
     def memory(self, name: str, results: Arrays) -> NumpyArray | None:
         """Return what a backend writes a gradient to: the result itself where groups are alike."""
         if name not in results:
             return None
-        result = results[name]
-        if self._times(name) == 1:
-            return result.reshape(self._flat(name))
-        memory: NumpyArray = namespace(result).empty(self._flat(name), working(result[:0]).dtype)
+        seen, times = self._seen(name, results[name]), self._times(name)
+        if times == 1:
+            return seen
+        batch, positions, groups, *share = seen.shape
+        shape = (batch, positions, groups * times, *share)
+        memory: NumpyArray = namespace(seen).empty(shape, working(seen[:0]).dtype)
         return memory
 
     def give(self, name: str, written: NumpyArray | None, results: Arrays) -> None:
         """Sum over the repeated groups what `memory` was for."""
-        if written is None or self._times(name) == 1:
+        if written is None or (times := self._times(name)) == 1:
             return
-        groups, g = self.plan.groups[name], self.plan.geometry
-        lead = (g.batch, *g.out_size) if g.channels_last else (g.batch,)
-        rest = (self.share[name],) if g.channels_last else (self.share[name], *g.out_size)
-        apart = written.reshape(*lead, groups, self._times(name), *rest)
-        total = apart.sum(axis=len(lead) + 1)
-        results[name][...] = total.reshape(results[name].shape)
+        seen = self._seen(name, results[name])
+        batch, positions, groups, *share = seen.shape
+        seen[...] = written.reshape(batch, positions, groups, times, *share).sum(axis=3)
 
 
 def _forward(backend: Any, plan: Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:

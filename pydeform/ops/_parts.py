@@ -1,41 +1,37 @@
-"""Operations with layouts of their own, as sums of local convolutions.
+"""Operations as sums of local convolutions, with linear maps around each.
 
-Each of them is, up to where its arrays lie, a sum over parts of
+A part is
 
     place(local_conv(image(x), position(o), factor(m)))
 
-where place, image and factor are linear and position is affine in an argument. A part knows these
-maps and their adjoints; every derivative of the operation is then that of the local convolution
-between them. Arrays are computed with in float32 where they are stored in 16 bits, and rounded to
-storage once.
+where place, image and factor are linear and position is affine in an argument. It knows these maps
+and their adjoints; every derivative of the operation is then that of the local convolution between
+them. Arrays are computed with in float32 where they are stored in 16 bits, and rounded to storage
+once.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from pydeform._arrays import NumpyArray, constant, namespace
+from pydeform._arrays import NumpyArray, namespace
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _call
 from pydeform.ops._call import Arrays
 from pydeform.ops._outputs import Wanted
-
-# What a backend's local convolution reads, in its order.
-ROLES = ("image", "position", "factor")
+from pydeform.ops._samples import ROLES, exact
 
 
 class Part(Protocol):
     """One local convolution, and the maps between its arrays and those of the operation.
 
-    A role is "output" or one of `ROLES`. Arrays for the backend are C-contiguous, channels last.
+    A role is "output" or one of `ROLES`. Arrays for the backend lie as it reads them.
     """
 
     @property
@@ -51,127 +47,28 @@ class Part(Protocol):
     def factor(self, array: NumpyArray | None) -> NumpyArray | None:
         """Return the factors of the taps; None is 1 everywhere."""
 
-    def memory(self, role: str, result: NumpyArray) -> NumpyArray | None:
-        """Return where in a result the backend can write at once; None means nowhere."""
-
     def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
         """Put the adjoint of `linear` at what the backend wrote into a result, or add it there."""
 
 
 class Plan(NamedTuple):
-    """How a call is computed; `parts` makes the parts from the backend."""
+    """How a call is computed."""
 
     output: Wanted
-    parts: Callable[[Any], Iterable[Part]]
+    parts: Sequence[Part]
     arguments: Mapping[str, str]  # by role
     summed: frozenset[str] = frozenset()  # arguments, or "output", whose results start from 0
 
 
-def exact(value: float | Fraction, dtype: np.dtype[Any]) -> Any:
-    """Return a scalar of a dtype; a Fraction for object arrays, so that they stay exact."""
-    return Fraction(value) if dtype == object else dtype.type(value)
-
-
-def real(name: str, value: object) -> float:
-    """Return `value` as a finite float."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return number
-
-
-def fresh(backend: Any, like: NumpyArray, shape: tuple[int, ...]) -> NumpyArray:
-    """Return new memory of the dtype of `like`, from the backend where that keeps some."""
-    empty = getattr(backend, "empty", None) or namespace(like).empty
-    result: NumpyArray = empty(shape, like.dtype)
-    return result
-
-
-def relayed(
-    backend: Any, source: NumpyArray, scale: Sequence[float], start: NumpyArray | None = None
-) -> NumpyArray:
-    """Return pairs [R, B, K, 2] turned around, each times its scale and moved by start [K, 2].
-
-    Or single numbers [R, B, K, 1], as they are with a scale of 1.
-    """
-    result = fresh(backend, source, source.shape)
-    relay(backend, source, scale, result, start)
-    return result
-
-
-def relay(
-    backend: Any,
-    source: NumpyArray,
-    scale: Sequence[float],
-    out: NumpyArray,
-    start: NumpyArray | None = None,
-) -> None:
-    """Write what `relayed` returns to an array of any strides."""
-    factors = np.array([exact(factor, source.dtype) for factor in scale], source.dtype)
-    backend.relay(source, constant(factors, source), start, out)
-
-
-def check_shape(name: str, array: NumpyArray, shape: tuple[int, ...], meaning: str) -> None:
-    """Check the shape of an argument."""
-    if array.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape} {meaning}, got {array.shape}")
-
-
-def check_axes(name: str, array: NumpyArray, count: int, meaning: str) -> None:
-    """Check how many axes an argument has."""
-    if array.ndim != count:
-        raise ValueError(
-            f"{name}: expected {count} dimensions {meaning}, got {array.ndim}, shape {array.shape}"
-        )
-
-
-def depthwise(
-    batch: int,
-    channels: int,
-    offset_groups: int,
-    size: tuple[int, int],
-    out_size: tuple[int, int],
-    taps: int,
-    kink: str,
-    mode: str = "zeros",
-    base: tuple[tuple[int, int], tuple[int, int]] | None = None,
-) -> ConvGeometry:
-    """Return the geometry of a local convolution whose taps share one base.
-
-    The base is q*stride - pad with `base` = (stride, pad), an exact integer, and 0 without it: then
-    the offset is the position. A dilation of 0 leaves it to the offset where each tap lies.
-    """
-    stride, pad = ((1, 1), (0, 0)) if base is None else base
-    return ConvGeometry(
-        batch=batch,
-        channels=channels,
-        out_channels=channels,
-        groups=channels,
-        offset_groups=offset_groups,
-        size=size,
-        out_size=out_size,
-        kernel=(1, taps),
-        stride=stride,
-        pad=pad,
-        dilation=(0, 0),
-        mode=mode,
-        kink=kink,
-        channels_last=True,
-        absolute=base is None,
-    )
-
-
 def _shape(g: ConvGeometry, role: str) -> tuple[int, ...]:
     """Return the shape of a backend's array."""
-    space, channels = {
-        "output": (g.out_size, g.channels),
-        "image": (g.size, g.channels),
-        "position": (g.out_size, g.offset_groups * g.taps * g.rank),
-        "factor": (g.out_size, g.offset_groups * g.taps),
+    samples = (g.batch, math.prod(g.out_size), g.offset_groups, g.taps)
+    return {
+        "output": (g.batch, *g.out_size, g.channels),
+        "image": (g.batch, *g.size, g.channels),
+        "position": (*samples, g.rank),
+        "factor": samples,
     }[role]
-    return (g.batch, *space, channels)
 
 
 class _Memory:
@@ -184,6 +81,12 @@ class _Memory:
             if ("output" if name in outputs else name) in plan.summed:
                 array[...] = exact(0, array.dtype)
         self.spare: dict[tuple[str, tuple[int, ...]], NumpyArray] = {}
+
+    def empty(self, like: NumpyArray, shape: tuple[int, ...]) -> NumpyArray:
+        """Return new memory, from the backend where that keeps some."""
+        make = getattr(self.backend, "empty", None) or namespace(like).empty
+        result: NumpyArray = make(shape, like.dtype)
+        return result
 
     def finish(self) -> None:
         """Round what was computed in a wider dtype than it is stored in."""
@@ -228,14 +131,12 @@ class _Step:
         result = self.memory.working.get(name)
         if result is None:
             return None
-        found = self.part.memory(role, result)
+        key = (f"{role} {name}", _shape(self.part.geometry, role))
+        found = self.memory.spare.get(key)
         if found is None:
-            key = (f"{role} {name}", _shape(self.part.geometry, role))
-            found = self.memory.spare.get(key)
-            if found is None:
-                found = fresh(self.memory.backend, result, key[1])
-                self.memory.spare[key] = found
-            self.written.append((role, found, result))
+            found = self.memory.empty(result, key[1])
+            self.memory.spare[key] = found
+        self.written.append((role, found, result))
         return found
 
     def writes(self) -> tuple[NumpyArray | None, ...]:
@@ -251,7 +152,7 @@ class _Step:
 def _steps(backend: Any, plan: Plan, results: Arrays, *outputs: str) -> Iterator[_Step]:
     """Go through the parts; what a step has written is placed when the next one is asked for."""
     memory = _Memory(backend, plan, results, outputs)
-    for part in plan.parts(backend):
+    for part in plan.parts:
         step = _Step(plan, part, memory)
         yield step
         step.finish()

@@ -22,7 +22,7 @@ import numpy as np
 from pydeform import _shapes
 from pydeform._arrays import NumpyArray, namespace, on_host, ready
 from pydeform._shapes import ConvGeometry
-from pydeform.ops import _call, _checks, _outputs, _parts
+from pydeform.ops import _call, _checks, _outputs, _parts, _samples
 from pydeform.ops._call import Arrays
 from pydeform.ops._outputs import Wanted
 
@@ -123,7 +123,7 @@ class Part:
     def _reach(self) -> NumpyArray:
         """What an offset of 1 moves a region by, [R, 2]."""
         dtype = self.regions.extent.dtype
-        return cast("NumpyArray", _parts.exact(self.gamma, dtype) * self.regions.extent)
+        return cast("NumpyArray", _samples.exact(self.gamma, dtype) * self.regions.extent)
 
     def linear(self, role: str, array: NumpyArray) -> NumpyArray:
         """Return what the backend reads, from an argument, a tangent or a cotangent."""
@@ -135,11 +135,11 @@ class Part:
             return ready(array).reshape(1, 1, -1, self.geometry.channels)
         if role == "factor":
             array = xp.broadcast_to(array[:, 0][self.rows][..., None], self._shape)
-            return ready(array).reshape(1, 1, -1, self.geometry.taps)
+            return ready(array).reshape(1, -1, 1, self.geometry.taps)
         moves = xp.moveaxis(array[self.rows], 1, -1)[..., None, ::-1]  # [R, ph, pw, 1, (y, x)]
         moves = moves * self._reach[:, None, None, None]
         moves = ready(xp.broadcast_to(moves, (*self._shape, 2)))
-        return moves.reshape(1, 1, -1, 2 * self._shape[3])
+        return moves.reshape(1, -1, 1, self.geometry.taps, 2)
 
     def position(self, array: NumpyArray | None) -> NumpyArray:
         """Return the positions in pixels; those that read nothing are infinite."""
@@ -151,7 +151,7 @@ class Part:
         for axis, at in enumerate((tap // columns, tap % columns)):
             many = self.bins[axis]
             size = regions.extent[:, axis, None] / many
-            inner = (at.astype(dtype) + _parts.exact(0.5, dtype)) * size
+            inner = (at.astype(dtype) + _samples.exact(0.5, dtype)) * size
             inner = inner / regions.grid[:, axis, None].astype(dtype)
             start = xp.broadcast_to(regions.start[:, axis, None, None], self._shape[:3])
             if array is not None:
@@ -160,17 +160,14 @@ class Part:
             first = size * xp.arange(many, dtype=dtype)  # [R, bins]
             first = first[:, :, None] if axis == 0 else first[:, None]
             result[..., axis] = (start + first)[..., None] + inner[:, None, None]
-            at, limit = result[..., axis], _parts.exact(self.geometry.size[axis], dtype)
+            at, limit = result[..., axis], _samples.exact(self.geometry.size[axis], dtype)
             outside = outside | (at < -1) | (at > limit)
         result[outside] = np.inf
-        return result.reshape(1, 1, -1, 2 * self._shape[3])
+        return result.reshape(1, -1, 1, self.geometry.taps, 2)
 
     def factor(self, array: NumpyArray | None) -> NumpyArray | None:
         """Return the mask for every sample of a bin; None for 1."""
         return None if array is None else self.linear("factor", array)
-
-    def memory(self, role: str, result: NumpyArray) -> None:
-        """Return None: nothing lies as the backend writes it."""
 
     def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
         """Write the adjoint of `linear`, or add it to the image."""
@@ -221,8 +218,8 @@ def _regions(
         )
     if dtype == object:
         corners = cast("NumpyArray", np.frompyfunc(Fraction, 1, 1)(corners))
-    half = _parts.exact(0.5, dtype)
-    corners = corners[:, :, ::-1].astype(dtype) * _parts.exact(scale, dtype) - half  # (y, x)
+    half = _samples.exact(0.5, dtype)
+    corners = corners[:, :, ::-1].astype(dtype) * _samples.exact(scale, dtype) - half  # (y, x)
     extent = corners[:, 1] - corners[:, 0]
     if ratio > 0:
         grid = np.full(extent.shape, ratio, np.int64)
@@ -257,27 +254,27 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
             f"got {_checks.dtype_name(rois.dtype)}"
         )
     bins = _size(options.output_size)
-    scale = _parts.real("spatial_scale", options.spatial_scale)
+    scale = _samples.real("spatial_scale", options.spatial_scale)
     if scale <= 0:
         raise ValueError(f"spatial_scale: expected a positive number, got {scale}")
-    gamma = _parts.real("gamma", options.gamma)
+    gamma = _samples.real("gamma", options.gamma)
     ratio = _shapes.at_least(
         "sampling_ratio", _shapes.integer("sampling_ratio", options.sampling_ratio), -1
     )
     kink = _checks.choice("kink", options.kink, _checks.KINKS)
-    _parts.check_axes("input", input, 4, "(batch, channels, height, width)")
+    _samples.check_axes("input", input, 4, "(batch, channels, height, width)")
     if 0 in input.shape[1:]:
         raise ValueError(
             "input: expected at least one element along every axis but the batch, "
             f"got shape {input.shape}"
         )
     batch, channels, height, width = input.shape
-    _parts.check_axes("rois", rois, 2, "(regions, 5)")
-    _parts.check_shape("rois", rois, (len(rois), 5), "(regions, 5) as (i, x1, y1, x2, y2)")
+    _samples.check_axes("rois", rois, 2, "(regions, 5)")
+    _samples.check_shape("rois", rois, (len(rois), 5), "(regions, 5) as (i, x1, y1, x2, y2)")
     for name, each in (("offset", 2), ("mask", 1)):
         if name in arrays:
             meaning = f"(regions, {each}, *output_size)"
-            _parts.check_shape(name, arrays[name], (len(rois), each, *bins), meaning)
+            _samples.check_shape(name, arrays[name], (len(rois), each, *bins), meaning)
     output = (len(rois), channels, *bins)
     _shapes.check_bytes("output", output, input.itemsize)
     regions = _regions(rois, _call.working(input[:0]).dtype, batch, scale, ratio, bins)
@@ -289,14 +286,14 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
         if xp is np:
             _check_memory(len(rows) * math.prod(bins) * taps * 2 * regions.start.itemsize, taps)
         points = (1, len(rows) * math.prod(bins))
-        geometry = _parts.depthwise(
+        geometry = _samples.depthwise(
             1, channels, 1, (height, width), points, taps, kink, mode="border"
         )
         image, where = images[int(some.image[0])], xp.asarray(rows)
         parts.append(Part(image, where, some.where(xp), gamma, bins, geometry))
     roles = {"image": "input"}
     roles |= {r: n for r, n in (("position", "offset"), ("factor", "mask")) if n in arrays}
-    return _parts.Plan(Wanted(output, input.dtype), lambda _: parts, roles, frozenset({"input"}))
+    return _parts.Plan(Wanted(output, input.dtype), parts, roles, frozenset({"input"}))
 
 
 def _check_memory(needed: int, taps: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, SupportsIndex, TypeVar
 
 from pydeform._arrays import Array
-from pydeform.ops import _call, _checks, _dcn, _parts
+from pydeform.ops import _call, _checks, _dcn, _samples
 from pydeform.ops._call import Arrays
 from pydeform.ops._checks import Kink
 
@@ -31,7 +31,7 @@ class Dcnv3DoubleGrads(NamedTuple, Generic[T]):
     mask: T | None
 
 
-def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _parts.Plan:
+def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _samples.Plan:
     _checks.check_dtypes(arrays, accepted)
     lattice = _dcn.lattice(options)
     g = _dcn.geometry_of(lattice, arrays["input"])
@@ -40,11 +40,11 @@ def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _pa
         meaning = (
             f"(batch, *output, {g.offset_groups} groups * {g.taps} taps{' * 2' * (each == 2)})"
         )
-        _parts.check_shape(name, arrays[name], (g.batch, *g.out_size, channels), meaning)
-    return _dcn.plan(lattice, g, False, arrays["input"], ("input", "offset", "mask"))
+        _samples.check_shape(name, arrays[name], (g.batch, *g.out_size, channels), meaning)
+    return _dcn.plan(g, False, arrays["input"], ("input", "offset", "mask"))
 
 
-_RULES = _parts.rules(
+_RULES = _samples.rules(
     arguments=("input", "offset", "mask"),
     required=("input", "offset", "mask"),
     like="input",

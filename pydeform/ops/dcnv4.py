@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, SupportsIndex, TypeVar
 
 from pydeform._arrays import Array
-from pydeform.ops import _call, _checks, _dcn, _parts
+from pydeform.ops import _call, _checks, _dcn, _samples
 from pydeform.ops._call import Arrays
 from pydeform.ops._checks import Kink
 
@@ -29,7 +29,7 @@ class Dcnv4DoubleGrads(NamedTuple, Generic[T]):
     offset_mask: T | None
 
 
-def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _parts.Plan:
+def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _samples.Plan:
     _checks.check_dtypes(arrays, accepted, wide=("offset_mask",))
     lattice = _dcn.lattice(options)
     g = _dcn.geometry_of(lattice, arrays["input"])
@@ -37,11 +37,11 @@ def _plan(arrays: Arrays, accepted: Sequence[str], options: _dcn.Options) -> _pa
     count = f"{g.offset_groups} groups * {g.taps} taps * 3, rounded up to a multiple of 8"
     meaning = f"(batch, *output, {count})"
     shape = (g.batch, *g.out_size, channels)
-    _parts.check_shape("offset_mask", arrays["offset_mask"], shape, meaning)
-    return _dcn.plan(lattice, g, True, arrays["input"], ("input", "offset_mask", "offset_mask"))
+    _samples.check_shape("offset_mask", arrays["offset_mask"], shape, meaning)
+    return _dcn.plan(g, True, arrays["input"], ("input", "offset_mask", "offset_mask"))
 
 
-_RULES = _parts.rules(
+_RULES = _samples.rules(
     arguments=("input", "offset_mask"),
     required=("input", "offset_mask"),
     like="input",

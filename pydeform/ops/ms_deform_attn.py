@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydeform._arrays import Array
-from pydeform.ops import _call, _levels, _parts
+from pydeform.ops import _call, _levels, _samples
 from pydeform.ops._checks import Kink
 from pydeform.ops._levels import NAMES, Options
 
@@ -31,7 +31,7 @@ class MsDeformAttnDoubleGrads(NamedTuple, Generic[T]):
     attention_weights: T | None
 
 
-_RULES = _parts.rules(
+_RULES = _samples.rules(
     arguments=NAMES,
     required=NAMES,
     like="value",
