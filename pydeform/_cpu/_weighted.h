@@ -136,7 +136,8 @@ INLINE void FN(weigh_dots)(const int corners, int64_t taps, int64_t step, const 
             }
             if (FOLDS(corners)) {
                 vreal four[4];
-                for (int64_t l = live; l < LANES; l++) sums[0][l] = FN(all)(0);
+                UNROLL for (int l = 0; l < LANES; l++)
+                    if (l >= live) sums[0][l] = FN(all)(0);
                 FN(unfold_four)(sums[0], four);
                 UNROLL for (int b = 0; b < 4; b++) FN(store)(dots + start + b * stride, four[b]);
                 continue;
