@@ -60,8 +60,8 @@ typedef struct {
     void (*contract)(const pyd_field *, const pyd_plan *, int axes, const void *dots,
                      const void *scale, int64_t count, int accumulate, void *out);
 
-    /* sum[t] = sum_b weight_b[t] * dots[b][t], and sums[a][t], rows apart, the same with the slopes of
-     * axis a, times scale[t]; either may be NULL. */
+    /* sum[t] = sum_b weight_b[t] * dots[b][t], and sums[a][t], `row` apart, the same with the slopes
+     * of axis a, times scale[t]; either may be NULL. */
     void (*contract_all)(const pyd_field *, const pyd_plan *, const void *dots, const void *scale,
                          int64_t count, void *sum, void *sums, int64_t row);
 

@@ -36,13 +36,14 @@
     for (; c + LANES <= channels; c += LANES) PASS(1, 0);                \
     if (c < channels) PASS(1, 1);
 
-/* Corners of a few positions on are asked for meanwhile, one of each row of pixels: by then they come
- * from far. What lies behind the plan's last position is some index, too. */
+/* Corners of a few positions on come from far, and are asked for meanwhile: one of each row of
+ * pixels. Behind a row of indices lies something that is none, so no pointer is made of it. */
 #define SOON 8
 #define EXPECT(corners, registers, b, next, x)                                                  \
     if ((corners) >= 4 && (b) % ((corners) / 2) == 0 && (b) < (corners))                        \
         UNROLL for (int r_ = 0; r_ < ((int)sizeof(vreal) == 64 ? (registers) : 1); r_++)        \
-            __builtin_prefetch((x) + (next) + r_ * LANES)
+            __builtin_prefetch((const void *)((uintptr_t)(x) + sizeof(real) * (uintptr_t)(next) + \
+                                              sizeof(vreal) * r_))
 
 /* `registers` of channels, or the first `tail` channels of one. */
 INLINE void FN(weigh_body)(const int corners, const int registers, const int part, int tail,
@@ -52,6 +53,7 @@ INLINE void FN(weigh_body)(const int corners, const int registers, const int par
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t++) {
         real *to = out + t * out_row;
+        __builtin_prefetch(to + SOON * out_row, 1, 3);
         vreal sum[4];
         UNROLL for (int r = 0; r < registers; r++)
             sum[r] = accumulate ? LOAD(to + r * LANES, part ? tail : 0) : FN(all)(0);
@@ -59,16 +61,25 @@ INLINE void FN(weigh_body)(const int corners, const int registers, const int par
         const real *weight = (const real *)plan->weight + t, *s = scale + t;
         for (int64_t tap = 0; tap < taps; tap++, at += step, weight += step, s += stride) {
             vreal blended[4];
+            int64_t here[PYD_MAX_CORNERS], all = 0;
             UNROLL for (int b = 0; b < corners; b++) {
-                const int64_t here = at[b * stride];
-                const real *from = here < 0 ? zeros : x + here;
-                const vreal w = FN(all)(weight[b * stride]);
+                here[b] = at[b * stride];
+                all |= here[b];
                 EXPECT(corners, registers, b, at[b * stride + SOON], x);
-                UNROLL for (int r = 0; r < registers; r++) {
-                    const vreal X = LOAD(from + r * LANES, part ? tail : 0);
-                    blended[r] = b ? blended[r] + w * X : w * X;
-                }
             }
+#define BLEND(from)                                                                         \
+    UNROLL for (int b = 0; b < corners; b++) {                                              \
+        const vreal w = FN(all)(weight[b * stride]);                                        \
+        UNROLL for (int r = 0; r < registers; r++) {                                        \
+            const vreal X = LOAD((from) + r * LANES, part ? tail : 0);                      \
+            blended[r] = b ? blended[r] + w * X : w * X;                                    \
+        }                                                                                   \
+    }
+            if (all >= 0) /* nearly always, and foreseen */
+                BLEND(x + here[b])
+            else
+                BLEND(here[b] < 0 ? zeros : x + here[b])
+#undef BLEND
             const vreal m = FN(all)(*s);
             UNROLL for (int r = 0; r < registers; r++) sum[r] += m * blended[r];
         }

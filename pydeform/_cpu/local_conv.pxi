@@ -2,6 +2,11 @@
 # channels apart. The kernel is its mask; there is no product, and samples go straight into sums.
 
 
+cdef enum:
+    COPIED_BYTES = 2 << 20  # of images in bands at a time, unless
+    COPIED_TILES = 24  # that leaves threads without work
+
+
 cdef Job make_local(geometry, input, offset, kernel, Memory memory) except *:
     """As make_job, with views; groups are offset groups, so that a block holds whole ones."""
     cdef Job job = make_job(geometry, input, None, None)
@@ -83,6 +88,9 @@ cdef object run_local(Job* job, input, out, Memory memory):
     set_fan(job, 0)
     lie = lie_of(job, &job.offset, &job.mask, False)
     tiles = job.tiles
+    if not bands.direct:  # images that are read soon after they were copied
+        room = least(room, most((COPIED_TILES + tiles - 1) // tiles,
+                                COPIED_BYTES // (bands.image * job.itemsize)))
     threads = threads_for(job.multiplications, tiles * job.batch)
     workers = hire(job, threads, 0, 0 if in_place(job, &job.out) else job.channels,
                    lay_fan(job, 0, NULL, &fan), memory)
