@@ -100,7 +100,7 @@ def convolve(
     bias
         b [Co] or None.
     mask
-        m [N, Go * K, P] of float32, of any strides, or None.
+        m [N, P, Go, K] of any strides and type, or None.
     out
         [N, Co, *O] or, channels last, [N, *O, Co]; contiguous.
     """

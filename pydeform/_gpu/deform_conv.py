@@ -31,13 +31,10 @@ class Tangent:
         u, v, omega, self.beta, mu = parts
         layout = layer.layout
         self.u = None if u is None else layout.image(u)
-        self.v: list[Maybe] = [None] * layout.geometry.rank
-        if v is not None:
-            planes = layout.coordinates(v)
-            self.v = [planes[:, :, axis] for axis in range(layout.geometry.rank)]
         self.omega = None if omega is None else layer.weight(omega)
         self.mu = None if mu is None else layout.pairs(mu)
-        self.terms = modulated(layer.m, self.mu, self.v)
+        moves = None if v is None else layout.coordinates(v)
+        self.terms, self.v = modulated(layout, layer.m, self.mu, moves)
 
 
 class Layer:
@@ -192,14 +189,13 @@ def deform_conv_backward(
     to_x, to_p, to_w, to_b, to_m = grads
     ybar = layout.output(grad_output, geometry.out_channels, layout.storage)
     xbar = None if to_x is None else layout.zeros(*layer.x.shape)
-    pbar, mbar = layout.result(to_p), layout.result(to_m)
     wbar = None if to_w is None else layout.zeros(*layer.w.shape)
     outputs = []
-    if pbar is not None:
-        axes = layout.target_coordinates(pbar)
-        outputs += [(1 << d, axes[:, :, d], True) for d in range(geometry.rank)]
-    if mbar is not None:
-        outputs.append((0, layout.target_pairs(mbar), False))
+    if to_p is not None:
+        axes = layout.coordinates(to_p)
+        outputs += [(1 << d, axes[..., d], True) for d in range(geometry.rank)]
+    if to_m is not None:
+        outputs.append((0, layout.pairs(to_m), False))
     for first, rows in layer.chunks(2):
         y = layer.rows(ybar, first, rows)
         if wbar is not None:
@@ -215,24 +211,16 @@ def deform_conv_backward(
         bbar = layout.zeros(1, 1, geometry.out_channels)
         product(ones(layer.xp, layout.rows, ybar.dtype), ybar[None], bbar)
         to_b[...] = bbar[0, 0]
-    _finish(layer, (to_x, xbar), (to_w, wbar), (to_p, pbar), (to_m, mbar))
+    _finish(layer, (to_x, xbar), (to_w, wbar))
 
 
-def _finish(
-    layer: Layer,
-    image: tuple[Maybe, Maybe],
-    weight: tuple[Maybe, Maybe],
-    *others: tuple[Maybe, Maybe],
-) -> None:
+def _finish(layer: Layer, image: tuple[Maybe, Maybe], weight: tuple[Maybe, Maybe]) -> None:
     """Write results to the caller's layout and type: pairs of (where to, what)."""
     if image[0] is not None:
         xbar: Array = image[1]
         layer.layout.store(xbar.reshape(-1, xbar.shape[2]), image[0], 0)
     if weight[0] is not None:
         layer.to_weight(weight[1], weight[0])
-    for target, found in others:
-        if target is not None and target is not found:
-            target[...] = found
 
 
 @halve_once
@@ -299,4 +287,7 @@ def deform_conv_double_backward(
                 sampling.splat(B, [(0, layer.m)], xbar, first)
             dots.take("Bx", B, layer.x, first)
     _finish(layer, (to_x, xbar), (to_w, wbar))
-    dots.write(to_p, to_m)
+    dots.write(
+        None if to_p is None else layout.coordinates(to_p),
+        None if to_m is None else layout.pairs(to_m),
+    )

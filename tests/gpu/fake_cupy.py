@@ -242,9 +242,9 @@ def from_dlpack(array, *, device=None, copy=None):
 # Functions of both libraries with the same arguments.
 SAME = (
     "abs", "all", "any", "argsort", "ascontiguousarray", "astype", "broadcast_to", "concat",
-    "concatenate", "copyto", "cos", "exp", "expand_dims", "flip", "floor", "isnan", "log", "matmul",
-    "max", "maximum", "mean", "min", "minimum", "moveaxis", "ones_like", "permute_dims", "repeat",
-    "reshape", "searchsorted", "sin", "sqrt", "squeeze", "stack", "sum", "tanh", "where",
+    "concatenate", "copyto", "cos", "cumsum", "exp", "expand_dims", "flip", "floor", "isnan", "log",
+    "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "ones_like", "permute_dims",
+    "repeat", "reshape", "searchsorted", "sin", "sqrt", "squeeze", "stack", "sum", "tanh", "where",
     "zeros_like",
 )  # fmt: skip
 CREATION = (empty, zeros, ones, full, eye, arange, linspace, array, asarray)
