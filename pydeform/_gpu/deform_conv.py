@@ -20,7 +20,7 @@ from pydeform._gpu._layout import Array, Layout, Maybe
 from pydeform._gpu._product import ones, product
 from pydeform._gpu._sampling import Sampling, modulated
 from pydeform._gpu._second import Dots
-from pydeform._gpu._workspace import halve_once
+from pydeform._gpu._workspace import halve_once, in_workspace
 from pydeform._shapes import ConvGeometry
 
 
@@ -158,6 +158,7 @@ def _flat(columns: Array) -> Array:
     return columns.reshape(groups, rows, taps * channels)
 
 
+@in_workspace
 @halve_once
 def deform_conv(
     geometry: ConvGeometry,
@@ -172,6 +173,7 @@ def deform_conv(
     Layer(geometry, input, offset, weight, mask).output(bias, out)
 
 
+@in_workspace
 @halve_once
 def deform_conv_backward(
     geometry: ConvGeometry,
@@ -223,6 +225,7 @@ def _finish(layer: Layer, image: tuple[Maybe, Maybe], weight: tuple[Maybe, Maybe
         layer.to_weight(weight[1], weight[0])
 
 
+@in_workspace
 @halve_once
 def deform_conv_jvp(
     geometry: ConvGeometry,
@@ -242,6 +245,7 @@ def deform_conv_jvp(
     layer.output_tangent(Tangent(layer, tangents), out_tangent)
 
 
+@in_workspace
 @halve_once
 def deform_conv_double_backward(
     geometry: ConvGeometry,
