@@ -95,8 +95,8 @@ template <class A, class I, int N, int COUNT> struct Plans {
     // Sets the plan of a sample, of any terms.
     template <int R, bool WIDE>
     __device__ __forceinline__ void plan(int e, const Geometry& g, const Table& table, const Terms& terms, const Row<I, R>& row, I group, I tap) {
-        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, row, group, tap);
         const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
+        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, row, group, tap);
         A factor[4];
         read_factors<A, I, R>(terms, row, group, tap, factor);
         scale[e] = sample.nan ? not_a_number(A(0)) : terms.count == 1 ? factor[0] : A(1);
@@ -113,8 +113,8 @@ template <class A, class I, int N, int COUNT> struct Plans {
     // a difference to what comes of infinities and of numbers that are too small: false is returned.
     template <int R>
     __device__ __forceinline__ bool plan_values(int e, const Geometry& g, const Table& table, const Terms& terms, const Row<I, R>& row, I group, I tap) {
-        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, row, group, tap);
         const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
+        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, row, group, tap);
         A by = field_at<A, I>(terms.factor[0], row.image, row.position, group, tap);
         if (sample.nan) by = not_a_number(A(0));
         bool folds = by - by == 0;

@@ -20,10 +20,17 @@ struct Field {
 // only one of 8 bytes.
 enum { WORKING, HALF, BF16 };
 
-template <class A> __device__ __forceinline__ A read_number(const void* data, int64_t at, int64_t kind) {
-    if (sizeof(A) == 8 || int(kind) == WORKING) return static_cast<const A*>(data)[at];
-    if (int(kind) == HALF) return A(static_cast<const half_t*>(data)[at]);
-    return A(static_cast<const bf16_t*>(data)[at]);
+template <class A, int N> __device__ __forceinline__ void read_numbers(const void* data, int64_t at, int64_t step, int64_t kind, A (&out)[N]) {
+    if (sizeof(A) == 8 || int(kind) == WORKING) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) out[i] = static_cast<const A*>(data)[at + i * step];
+    } else {
+        uint16_t bits[N];
+#pragma unroll
+        for (int i = 0; i < N; ++i) bits[i] = static_cast<const uint16_t*>(data)[at + i * step];
+#pragma unroll
+        for (int i = 0; i < N; ++i) out[i] = int(kind) == HALF ? A(pyd_half_to_float(bits[i])) : A(__uint_as_float(unsigned(bits[i]) << 16));
+    }
 }
 
 template <class A> __device__ __forceinline__ void write_number(void* data, int64_t at, int64_t kind, A value) {
@@ -38,7 +45,9 @@ template <class I> __device__ __forceinline__ int64_t field_index(const Field& f
 }
 
 template <class A, class I> __device__ __forceinline__ A field_at(const Field& f, I image, I position, I group, I tap) {
-    return f.data ? read_number<A>(f.data, field_index<I>(f, image, position, group, tap), f.kind) : A(1);
+    A number[1] = {A(1)};
+    if (f.data) read_numbers<A, 1>(f.data, field_index<I>(f, image, position, group, tap), 0, f.kind, number);
+    return number[0];
 }
 
 // A convolution without its arrays; of the axes, the first R count. Columns, chunks of rows and
@@ -65,14 +74,14 @@ struct Taps {
 };
 
 struct Table {
-    int64_t levels;         // how many
-    const int64_t* level;   // its first
-    const int64_t* of_tap;  // null where there are no levels
-    const void* units;      // null where offsets are in pixels
+    int levels, scaled;
+    const int64_t* level;  // the first
+    const int64_t* of_tap;
+    const void* units;
 };
 
 // For kernels whose taps are all alike: what depends on a table is not compiled.
-#define PYD_NO_TABLE (Table{0, nullptr, nullptr, nullptr})
+#define PYD_NO_TABLE (Table{0, 0, nullptr, nullptr, nullptr})
 
 // The table in memory that is as fast for any index. By all threads of a block.
 template <int R> __device__ __forceinline__ Table make_table(const Taps& taps, int64_t number_of_taps, int64_t* shared) {
@@ -83,7 +92,7 @@ template <int R> __device__ __forceinline__ Table make_table(const Taps& taps, i
     const int64_t* at = taps.far ? taps.far : shared;
     const int64_t* of_tap = at + taps.levels * (2 + R);
     const void* units = taps.levels ? of_tap + number_of_taps : at;
-    return Table{taps.levels, at, taps.levels ? of_tap : nullptr, taps.scaled ? units : nullptr};
+    return Table{int(taps.levels), int(taps.scaled), at, of_tap, units};
 }
 
 // The image that a tap reads, as a part of a row of them.
@@ -95,15 +104,15 @@ template <class I, int R> struct Part {
 
 template <class I, int R> __device__ __forceinline__ Part<I, R> part_of_level(const Geometry& g, const Table& table, int64_t at) {
     Part<I, R> part;
-    part.first = table.of_tap ? I(table.level[at]) : I(0);
-    part.cell = table.of_tap ? table.level[at + 1] : 0;
+    part.first = table.levels ? I(table.level[at]) : I(0);
+    part.cell = table.levels ? table.level[at + 1] : 0;
 #pragma unroll
-    for (int d = 0; d < R; ++d) part.size[d] = table.of_tap ? I(table.level[at + 2 + d]) : I(g.size[d]);
+    for (int d = 0; d < R; ++d) part.size[d] = table.levels ? I(table.level[at + 2 + d]) : I(g.size[d]);
     return part;
 }
 
 template <class I, int R> __device__ __forceinline__ Part<I, R> part_of_tap(const Geometry& g, const Table& table, I tap) {
-    return part_of_level<I, R>(g, table, table.of_tap ? table.of_tap[tap] : 0);
+    return part_of_level<I, R>(g, table, table.levels ? table.of_tap[tap] : 0);
 }
 
 // Not contracted: the same number, and so the same cell, as of other backends.
@@ -202,27 +211,31 @@ template <class I, int R> __device__ __forceinline__ Row<I, R> make_row(const Ge
 
 // The sample of one tap of one offset group at one position of an image.
 template <class A, class I, int R>
-__device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, const Table& table, const Row<I, R>& row, I group, I tap) {
-    const Index<I, R> k = make_index<I, R>(tap, g.kernel);
-    const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
+__device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, const Table& table, const Part<I, R>& part, const Row<I, R>& row, I group, I tap) {
+    Index<I, R> first;  // of the grid
+    if (!int(g.absolute)) first = make_index<I, R>(tap, g.kernel);
+#pragma unroll
+    for (int d = 0; d < R; ++d) first.at[d] = int(g.absolute) ? I(0) : row.base[d] + first.at[d] * I(g.dilation[d]);
     const A* units = nullptr;
-    if (table.units) units = static_cast<const A*>(table.units) + wide_product(tap, I(2 * R));
+    if (table.scaled) units = static_cast<const A*>(table.units) + wide_product(tap, I(2 * R));
+    A moves[R];
+#pragma unroll
+    for (int d = 0; d < R; ++d) moves[d] = 0;
     const int64_t at = row.offset + wide_product(group, I(g.offset.group)) + wide_product(tap, I(g.offset.tap));
+    if (g.offset.data) read_numbers<A, R>(g.offset.data, at, g.offset_axis, g.offset.kind, moves);
     Sample<A, I, R> sample;
     sample.nan = false, sample.alive = true;
     bool outside = false;
 #pragma unroll
     for (int d = 0; d < R; ++d) {
-        A move = g.offset.data ? read_number<A>(g.offset.data, at + d * g.offset_axis, g.offset.kind) : A(0);
-        if (units) move = scaled_offset(units[2 * d], move, units[2 * d + 1]);
+        const A move = table.scaled ? scaled_offset(units[2 * d], moves[d], units[2 * d + 1]) : moves[d];
         // Compared, not cast: a NaN is unequal to itself, an infinity minus itself is a NaN.
         const bool finite = move - move == 0;
         sample.nan = sample.nan || move != move;
         sample.alive = sample.alive && finite;
-        const I start = g.absolute ? I(0) : row.base[d] + k.at[d] * I(g.dilation[d]);
         Axis<A, I>& axis = sample.axis[d];
-        axis = make_axis<A, I>(finite ? move : A(0), start, part.size[d], int(g.mode), int(g.kink), &outside);
-        if (units) {
+        axis = make_axis<A, I>(finite ? move : A(0), first.at[d], part.size[d], int(g.mode), int(g.kink), &outside);
+        if (table.scaled) {
 #pragma unroll
             for (int i = 0; i < 3; ++i) axis.slope[i] *= units[2 * d];
         }

@@ -124,8 +124,8 @@ template <class T, int R, int ACROSS> struct Fused {
             for (int b = 0; b < N; ++b) pixel.v[b] = -1, weight.v[b] = 0;
             if (r < int(a.end)) {
                 const Row<int, R> of = make_row<int, R>(a.g, r);
-                const Sample<float, int, R> sample = make_sample<float, int, R>(a.g, PYD_NO_TABLE, of, offset_group, t);
                 const Part<int, R> whole = part_of_tap<int, R>(a.g, PYD_NO_TABLE, t);
+                const Sample<float, int, R> sample = make_sample<float, int, R>(a.g, PYD_NO_TABLE, whole, of, offset_group, t);
                 scale = field_at<float, int>(a.mask, of.image, of.position, offset_group, t);
                 if (sample.nan) scale = not_a_number(0.0f);
 #pragma unroll

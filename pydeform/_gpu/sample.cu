@@ -70,8 +70,9 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
         for (I e = threadIdx.x; e < SAMPLES; e += blockDim.x) {
             const I s = first + e, split = s / (a.rows_first ? rows : pairs), rest = s - split * (a.rows_first ? rows : pairs);
             const I r = I(a.columns.first) + (a.rows_first ? rest : split), p = a.rows_first ? split : rest;
-            const I group = p / taps;
-            if (s < total) samples[e] = make_sample<A, I, R>(g, table, make_row<I, R>(g, r), group, p - group * taps);
+            if (s >= total) continue;
+            const I group = p / taps, tap = p - group * taps;
+            samples[e] = make_sample<A, I, R>(g, table, part_of_tap<I, R>(g, table, tap), make_row<I, R>(g, r), group, tap);
         }
         __syncthreads();
         for (I e = threadIdx.x / lanes; e < SAMPLES; e += blockDim.x / lanes) {

@@ -38,7 +38,8 @@ template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_ar
     for (int64_t s = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; s < a.rows * pairs; s += step) {
         const I row = I(s) / pairs, p = I(s) - row * pairs, group = p / taps, tap = p - group * taps;
         const Row<I, R> of = make_row<I, R>(g, I(a.first) + row);
-        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, of, group, tap);
+        const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
+        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, of, group, tap);
         A factor[4];
         read_factors<A, I, R>(a.terms, of, group, tap, factor);
         A* weights = static_cast<A*>(a.weights) + s * N;
@@ -49,7 +50,6 @@ template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_ar
             weights[b] = weight;
             scatters = scatters || weight != 0;
         }
-        const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
         int64_t cell = 0;
 #pragma unroll
         for (int d = 0; d < R; ++d) cell = cell * (part.size[d] + 2) + sample.axis[d].at + 1;
