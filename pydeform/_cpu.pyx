@@ -21,9 +21,12 @@ cdef extern from "_cpu/_simd.h" nogil:
         PYD_NATIVE, PYD_FLOAT16, PYD_BFLOAT16
 
     ctypedef struct pyd_field:
-        int rank, mode, kink, length, corners, wide
+        int rank, mode, kink, length, corners, wide, scaled
         int64_t size[3]
         int64_t step[3]
+        int64_t first
+        double scale[3]
+        double start[3]
 
     ctypedef struct pyd_plan:
         int64_t stride, offset_row
@@ -86,6 +89,7 @@ cdef extern from "_cpu/_simd.h" nogil:
 include "_cpu/_threads.pxi"
 include "_cpu/_memory.pxi"
 include "_cpu/_job.pxi"
+include "_cpu/_samples.pxi"
 include "_cpu/deform_conv_few.pxi"
 include "_cpu/deform_conv.pxi"
 include "_cpu/_bands.pxi"
@@ -96,4 +100,3 @@ include "_cpu/deform_conv_few_backward.pxi"
 include "_cpu/deform_conv_backward.pxi"
 include "_cpu/local_conv_backward.pxi"
 include "_cpu/sample.pxi"
-include "_cpu/relay.pxi"

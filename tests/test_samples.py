@@ -153,6 +153,7 @@ GEOMETRIES = {
     "units, one axis": {"rank": 1},
     "units, three axes": {"rank": 3, "kink": "open"},
     "units, wide groups": {"channels": 40},
+    "units, groups wider than a block": {"channels": 140},
     "units, many groups": {"channels": 64, "offset_groups": 32},
     "levels": {"levels": LEVELS},
     "levels, means at kinks": {"levels": LEVELS, "kink": "mean", "mode": "clip_zero"},

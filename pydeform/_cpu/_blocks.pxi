@@ -31,7 +31,8 @@ cdef struct Back:
     Share* share  # [offset group][...]: ascending channels
     int64_t shares
     Array weight, grad_output
-    Array input, offset, mask  # gradients to write; data == NULL: not needed
+    Array input  # gradients to write; data == NULL: not needed
+    Samples offset, mask
     bint want_weight, per_sample
     char* packed  # [set][block]: weights as the product reads them, [tap][group][panel][o][panel]
     char* grad_weight  # [chunk][block]: [tap][group][o][row]
@@ -237,19 +238,14 @@ cdef inline char* packed_of(const Back* back, char* packed, int64_t chunk,
               * back.block_weights, back.job.itemsize)
 
 
-cdef void leave(const Back* back, const Share* share, const Array* gradient, int64_t part,
+cdef void leave(const Back* back, const Share* share, const Samples* gradient, int64_t part,
                 int64_t parts, int64_t chunk, int64_t image, int64_t tap, int64_t first,
                 int64_t count, const void* values) noexcept nogil:
     """Put one row of sums for one tap where it belongs: the gradient, or a partial sum."""
     cdef const Job* job = &back.job
     cdef int64_t row
-    cdef pyd_matrix m
     if share.slot < 0:
-        row = share.group * job.taps + tap
-        if parts > 1:
-            row = row * job.rank + part
-        m = along(gradient, image, row, first)
-        job.k.store(values, job.stride, 1, count, NULL, &m)
+        store_row(job, gradient, part, image, share.group, tap, first, count, values)
         return
     row = ((chunk * back.slots + share.slot) * job.taps + tap) * (job.rank + 1)
     row += part if parts > 1 else job.rank
@@ -262,10 +258,8 @@ cdef void add_rows(const Back* back, const Share* shares, int64_t count_shares, 
     """Add a tile of one tap's partial sums over the blocks of an offset group; write them."""
     cdef const Job* job = &back.job
     cdef int64_t count = least(job.tile, job.positions - first), row, s
-    cdef int64_t sample = shares.group * job.taps + tap
     cdef int part
     cdef char* source
-    cdef pyd_matrix m
     for part in range(job.rank + 1):
         if (back.mask.data if part == job.rank else back.offset.data) == NULL:
             continue
@@ -276,11 +270,8 @@ cdef void add_rows(const Back* back, const Share* shares, int64_t count_shares, 
                 memcpy(w.mask, source, count * job.itemsize)
             else:
                 job.k.add(source, NULL, count, w.mask)
-        if part == job.rank:
-            m = along(&back.mask, image, sample, first)
-        else:
-            m = along(&back.offset, image, sample * job.rank + part, first)
-        job.k.store(w.mask, job.stride, 1, count, NULL, &m)
+        store_row(job, &back.mask if part == job.rank else &back.offset,
+                  0 if part == job.rank else part, image, shares.group, tap, first, count, w.mask)
 
 
 cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) noexcept nogil:

@@ -168,8 +168,22 @@ INLINE void FN(store_body)(const int storage, const real *from, int64_t from_row
         CALL(PYD_NATIVE)
 #endif
 
-static void FN(load_matrix)(const pyd_matrix *from, int64_t rows, int64_t columns, void *to,
+/* Rows that lie backwards, one element apart, as rows that lie forwards; returns the first one. */
+INLINE void *FN(turn_round)(pyd_matrix *m, int64_t rows, void *real_rows, int64_t *row) {
+    const int64_t size = m->storage == PYD_NATIVE ? (int64_t)sizeof(real) : 2;
+    real *first = real_rows;
+    if (m->row != -1) return first;
+    first += (rows - 1) * *row;
+    *row = -*row;
+    m->data -= (rows - 1) * size;
+    m->row = 1;
+    return first;
+}
+
+static void FN(load_matrix)(const pyd_matrix *source, int64_t rows, int64_t columns, void *to,
                             int64_t to_row) {
+    pyd_matrix turned = *source, *from = &turned;
+    to = FN(turn_round)(from, rows, to, &to_row);
 #define STORAGE from->storage
 #define CALL(storage) FN(load_body)(storage, from, rows, columns, to, to_row);
     BY_STORAGE(CALL)
@@ -178,7 +192,9 @@ static void FN(load_matrix)(const pyd_matrix *from, int64_t rows, int64_t column
 }
 
 static void FN(store_matrix)(const void *from, int64_t from_row, int64_t rows, int64_t columns,
-                             const void *bias, const pyd_matrix *to) {
+                             const void *bias, const pyd_matrix *target) {
+    pyd_matrix turned = *target, *to = &turned;
+    from = FN(turn_round)(to, rows, (void *)from, &from_row);
 #define STORAGE to->storage
 #define CALL(storage) FN(store_body)(storage, from, from_row, rows, columns, bias, to);
     BY_STORAGE(CALL)

@@ -9,8 +9,8 @@ cdef enum:
 
 
 cdef struct Fan:
-    char* offset  # [offset group][tap][rank][stride]
-    char* scale  # [offset group][tap][stride]: the kernel
+    char* offset  # [row][stride]: offsets of some groups at all taps, as Lie says
+    char* scale  # [row][stride]: the kernel
     char* offset_sums  # and their gradients
     char* scale_sums
     char* dots  # [tap][corner][stride], and so in the plan: one group's
@@ -26,9 +26,10 @@ cdef int64_t lay_fan(const Job* job, bint back, char* start, Fan* fan) noexcept 
     cdef int64_t kept = job.fan if back else 1, used = 0, real = job.itemsize
     cdef int64_t stencil = job.rank * job.field.length * job.stride
     cdef int64_t corners = job.field.corners * job.stride
-    cdef int64_t samples = job.fan_groups * job.fan * job.stride * real
+    cdef int64_t samples = 2 * job.fan_groups * job.fan * job.stride * real  # what lies between
+    cdef int64_t offsets = samples * (job.rank + 1)
     cdef int64_t* sizes = [
-        samples * job.rank, samples, samples * job.rank if back else 0, samples if back else 0,
+        offsets, samples, offsets if back else 0, samples if back else 0,
         kept * corners * real, kept * stencil * real, kept * stencil * real,
         job.fan * corners * real, job.fan * corners * 8, kept * corners * 8]
     cdef char* places[10]
@@ -79,46 +80,73 @@ cdef void set_fan(Job* job, bint back) noexcept:
         job.fan_groups = least(job.offset_groups, most(1, FAN_LOADED // bytes))
 
 
-cdef inline int64_t sample_row(const Job* job, int64_t slot) noexcept nogil:
-    """Where a loaded group starts, in elements; its offsets, at `rank` times that."""
-    return slot * job.fan * job.stride
+cdef struct Lie:  # how offsets and kernel of some groups lie in a fan
+    Rows offset, scale
+    int64_t joint  # rows of both, where one load brings both; or 0
 
 
-cdef void load_fan(const Job* job, Fan* fan, int64_t image, int64_t first, int64_t count,
-                   int64_t group, int64_t groups, int64_t tap, int64_t taps) noexcept nogil:
+cdef Lie lie_of(const Job* job, const Samples* offset, const Samples* scale,
+                bint exact) noexcept nogil:
+    """For arrays that are read, or (exact) written."""
+    cdef Lie lie
+    lie.offset = rows_of(offset, job.fan_groups, job.fan, job.rank, exact)
+    lie.scale = rows_of(scale, job.fan_groups, job.fan, 1, exact)
+    lie.joint = 0
+    if job.fan == job.taps:
+        lie.joint = join(offset, scale, &lie.offset, &lie.scale, job.fan_groups, job.taps,
+                         job.rank, exact)
+    return lie
+
+
+cdef inline int64_t joint_rows(const Lie* lie, int64_t missing) noexcept nogil:
+    return lie.joint - missing * lie.offset.group
+
+
+cdef void load_fan(const Job* job, Fan* fan, const Lie* lie, int64_t image, int64_t first,
+                   int64_t count, int64_t group, int64_t groups, int64_t tap,
+                   int64_t taps) noexcept nogil:
     """Offsets and kernel of some offset groups at these taps: all taps where groups are many.
 
     Without a kernel, the scales are the ones that were there from the start.
     """
-    cdef int64_t row = group * job.taps + tap
     cdef pyd_matrix m
+    if lie.joint:
+        m = sample_rows(&job.offset, image, group, 0, first)
+        m.data -= lie.offset.first * lie.offset.unit * job.offset.itemsize
+        m.row = lie.offset.unit
+        job.k.load(&m, joint_rows(lie, job.fan_groups - groups), count, fan.offset, job.stride)
+        return
     if job.offset.data != NULL:
-        m = along(&job.offset, image, row * job.rank, first)
-        job.k.load(&m, groups * taps * job.rank, count, fan.offset, job.stride)
+        load_rows(job, &job.offset, &lie.offset, image, group, groups, tap, taps, job.rank, first,
+                  count, fan.offset)
     if job.mask.data != NULL:
-        m = along(&job.mask, image, row, first)
-        job.k.load(&m, groups * taps, count, fan.scale, job.stride)
+        load_rows(job, &job.mask, &lie.scale, image, group, groups, tap, taps, 1, first, count,
+                  fan.scale)
 
 
-cdef void plan_fan(const Job* job, const Worker* w, Fan* fan, int64_t slot, int64_t count,
-                   int64_t tap, int64_t taps, bint back, int full) noexcept nogil:
+cdef void plan_fan(const Job* job, const Worker* w, Fan* fan, const Lie* lie, int64_t slot,
+                   int64_t count, int64_t tap, int64_t taps, bint back, int full) noexcept nogil:
     """Where these taps of one loaded offset group read."""
     cdef pyd_plan plan
-    cdef int64_t t, row
+    cdef int64_t t
     for t in range(taps):
         plan = plan_of(job, fan, t, back)
-        row = (sample_row(job, slot) + t * job.stride) * job.rank
-        plan_at(job, w.base, at(fan.offset, row, job.itemsize), tap + t, count, full, &plan)
+        plan_rows(job, w.base,
+                  at(fan.offset, row_of(&lie.offset, slot, t) * job.stride, job.itemsize),
+                  lie.offset.axis * job.stride, tap + t, count, full, &plan)
 
 
-cdef inline char* scale_of(const Job* job, const Fan* fan, int64_t slot) noexcept nogil:
-    return at(fan.scale, sample_row(job, slot), job.itemsize)
+cdef inline char* scale_of(const Job* job, const Fan* fan, const Lie* lie,
+                           int64_t slot) noexcept nogil:
+    """The scales of a loaded group's taps, row by row."""
+    return at(fan.offset if lie.joint else fan.scale, row_of(&lie.scale, slot, 0) * job.stride,
+              job.itemsize)
 
 
 cdef void fill_ones(const Job* job, Fan* fan) noexcept:
     """Scales of 1, where there is no kernel to load."""
     cdef int64_t i
-    for i in range(0 if job.mask.data != NULL else sample_row(job, job.fan_groups)):
+    for i in range(0 if job.mask.data != NULL else job.fan_groups * job.fan * job.stride):
         if job.itemsize == 8:
             (<double*> fan.scale)[i] = 1
         else:

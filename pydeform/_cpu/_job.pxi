@@ -10,6 +10,17 @@ cdef struct Array:  # [batch, channel, position] in some layout; strides in elem
     int storage, itemsize
     int64_t batch, channel, position
 
+cdef struct Samples:  # [batch, position, group, tap, axis], anywhere; strides in elements
+    char* data  # NULL: absent
+    int storage, itemsize
+    int64_t batch, position, group, tap, axis
+
+cdef struct Tap:  # what is one tap's own, besides its place in the kernel
+    double[3] scale  # of its offsets, and
+    double[3] start  # where it reads for an offset of 0; reals
+    int64_t[3] size  # of its level
+    int64_t first  # the level's first pixel
+
 cdef struct Job:
     const pyd_kernels* k
     int itemsize, rank, channels_last
@@ -29,7 +40,10 @@ cdef struct Job:
     int axes  # along which samples are differentiated, as bits
     int corners  # of a stencil that may have a weight: 1 where every sample is a pixel
     int64_t fan, fan_groups  # taps planned, and offset groups loaded, together without a product
-    Array input, offset, mask, out
+    Array input, out
+    Samples offset, mask
+    const Tap* tap  # NULL: nothing
+    bint levels  # taps read images of their own size
     double multiplications
 
 
@@ -133,9 +147,8 @@ cdef Job make_job(geometry, input, offset, mask) except *:
                     + geometry.kernel[a] * int(job.dilation[a]))
     job.field.wide = max(reach, geometry.channels * int(job.pixels)) >= 1 << 29
     job.input = take(input, job.channels, job.pixels, last)
-    cdef int64_t samples = job.offset_groups * job.taps
-    job.offset = take(offset, samples * job.rank, job.positions, last)
-    job.mask = take(mask, samples, job.positions, last)
+    job.offset = take_samples(&job, offset, job.rank)
+    job.mask = take_samples(&job, mask, 1)
     job.multiplications = (<double> job.batch * job.positions * job.out_channels
                            * job.in_group * job.taps)
     return job
@@ -233,55 +246,6 @@ cdef void enter_tile(const Job* job, Worker* w, int64_t first, int64_t count) no
             q[a] = 0
             a -= 1
             q[a] += 1
-
-
-cdef void plan_rows(const Job* job, const int64_t* base, const void* offset, int64_t offset_row,
-                    int64_t tap, int64_t count, int full, pyd_plan* plan) noexcept nogil:
-    """Where one tap reads, from the offsets [rank][offset_row] of a tile."""
-    cdef int64_t shift[3]
-    cdef int64_t rest = tap
-    cdef int a
-    for a in range(job.rank - 1, -1, -1):
-        shift[a] = rest % job.kernel[a] * job.dilation[a]
-        rest = rest // job.kernel[a]
-    plan.offset_row = offset_row
-    job.k.plan(&job.field, base, shift, offset if job.offset.data != NULL else NULL, count,
-               full or job.axes, plan)
-    if job.axes:
-        job.k.corner_weights(&job.field, plan, job.axes, NULL, count, 0, plan.weight)
-        job.k.corners_read(&job.field, plan, plan.weight, count, plan.read)
-
-
-cdef inline void plan_at(const Job* job, const int64_t* base, const void* offset, int64_t tap,
-                         int64_t count, int full, pyd_plan* plan) noexcept nogil:
-    plan_rows(job, base, offset, job.stride, tap, count, full, plan)
-
-
-cdef inline bint rows_in_place(const Job* job, const Array* a, int64_t first,
-                               int64_t count) noexcept nogil:
-    """Whether rows of a tile's positions can be read where they lie, in whole registers."""
-    return (a.storage == PYD_NATIVE and a.itemsize == job.itemsize and a.position == 1
-            and first + up(count, job.k.lanes) <= job.positions)
-
-
-cdef const void* plan_tap(const Job* job, Worker* w, int64_t image, int64_t first, int64_t count,
-                          int64_t group, int64_t tap, int full) noexcept nogil:
-    """Where this tap of this offset group reads, into w.plan; returns its mask, or NULL."""
-    cdef int64_t row = group * job.taps + tap
-    cdef pyd_matrix m = along(&job.offset, image, row * job.rank, first)
-    if job.offset.data != NULL and rows_in_place(job, &job.offset, first, count):
-        plan_rows(job, w.base, m.data, m.row, tap, count, full, &w.plan)
-    else:
-        if job.offset.data != NULL:
-            job.k.load(&m, job.rank, count, w.offset, job.stride)
-        plan_at(job, w.base, w.offset, tap, count, full, &w.plan)
-    if job.mask.data == NULL:
-        return NULL
-    m = along(&job.mask, image, row, first)
-    if rows_in_place(job, &job.mask, first, count):
-        return m.data
-    job.k.load(&m, 1, count, w.mask, job.stride)
-    return w.mask
 
 
 # Images with their channels side by side, a few at a time.

@@ -22,6 +22,8 @@ INLINE void JOIN(PLAN, body)(const int rank, const int length, const int full,
             const ivec size = ALL_INDEX(field->size[a]), last = ALL_INDEX(field->size[a] - 1);
             const ivec step = ALL_INDEX(field->step[a]), nought = ALL_INDEX(0);
             vreal o = offset ? FN(load)(offset + a * plan->offset_row + t) : zero;
+            if (field->scaled)
+                o = o * FN(all)((real)field->scale[a]) + FN(all)((real)field->start[a]);
             /* Not finite: decided here, in floating point, before any cast. */
             const vint odd = NOTEQUAL(o - o, zero);
             const vreal fill = FN(keep)(NOTEQUAL(o, o), o); /* NaN stays, Inf counts as 0 */
@@ -60,8 +62,9 @@ INLINE void JOIN(PLAN, body)(const int rank, const int length, const int full,
             const vint finite = ~odd, in0r = REAL_MASK(in0) & finite, in1r = REAL_MASK(in1) & finite;
             inside[a][0] = in0r;
             inside[a][1] = in1r;
-            place[a][0] = (i & in0) * step;
-            place[a][1] = ((i + 1) & in1) * step;
+            const ivec origin = ALL_INDEX(a ? 0 : field->first);
+            place[a][0] = (i & in0) * step + origin;
+            place[a][1] = ((i + 1) & in1) * step + origin;
             value[a][0] = FN(pick)(odd, fill, FN(keep)(in0r, v0));
             value[a][1] = FN(pick)(odd, fill, FN(keep)(in1r, f));
             vreal s0 = FN(keep)(curved, -one), s1 = FN(keep)(curved, one);
@@ -76,12 +79,15 @@ INLINE void JOIN(PLAN, body)(const int rank, const int length, const int full,
                 s0 = FN(pick)(whole, l - r, s0);
                 s1 = FN(pick)(whole, r, s1);
                 inside[a][2] = in2r;
-                place[a][2] = ((i - 1) & in2) * step;
+                place[a][2] = ((i - 1) & in2) * step + origin;
                 value[a][2] = FN(pick)(odd, fill, zero);
                 slope[a][2] = FN(pick)(odd, fill, FN(keep)(in2r & whole, -l));
             }
             slope[a][0] = FN(pick)(odd, fill, FN(keep)(in0r, s0));
             slope[a][1] = FN(pick)(odd, fill, FN(keep)(in1r, s1));
+            if (full && field->scaled) /* by what an offset moves the sample */
+                UNROLL for (int l = 0; l < length; l++)
+                    slope[a][l] *= FN(all)((real)field->scale[a]);
         }
         if (full) {
             real *values = (real *)plan->value + t, *slopes = (real *)plan->slope + t;

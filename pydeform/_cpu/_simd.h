@@ -16,8 +16,11 @@ typedef struct {
     int length;       /* entries of one axis' stencil: 2, or 3 with kink "mean" */
     int corners;      /* length ** rank */
     int wide;         /* element indices need 64 bits */
+    int scaled;       /* offsets are: o * scale + start, and slopes are those along o */
     int64_t size[PYD_MAX_RANK];
     int64_t step[PYD_MAX_RANK]; /* elements from one pixel to its neighbour */
+    int64_t first;              /* element of the first pixel */
+    double scale[PYD_MAX_RANK], start[PYD_MAX_RANK]; /* numbers that are reals */
 } pyd_field;
 
 /* Where one tap of one offset group reads, for a tile of positions. Rows are `stride` long. */
@@ -108,7 +111,8 @@ typedef struct {
     void (*multiply_down)(int64_t rows, int64_t columns, const void *a, int64_t a_row,
                           const void *b, int64_t b_row, void *sum);
 
-    /* to[i * to_row + j] = from(i, j); and back, adding bias[j] unless NULL. */
+    /* to[i * to_row + j] = from(i, j); and back, adding bias[j] unless NULL. Rows of `from` may
+     * lie backwards. */
     void (*load)(const pyd_matrix *from, int64_t rows, int64_t columns, void *to, int64_t to_row);
     void (*store)(const void *from, int64_t from_row, int64_t rows, int64_t columns,
                   const void *bias, const pyd_matrix *to);

@@ -210,7 +210,7 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
 # Forward mode: tangent = beta + sum [ omega (m s) + w (mu s + m T) ], T = S_0(u) + sum_d v_d D_d.
 
 cdef struct Tangents:  # data == NULL where the tangent is zero
-    Array offset, mask
+    Samples offset, mask
     const Images* images  # of the input's tangent, or NULL
 
 # Layout of Worker.extra: v [rank][stride], mu [stride], weights [corners][stride] and then their
@@ -233,14 +233,15 @@ cdef int64_t tangent_reals(const Job* job) noexcept:
 
 
 cdef void load_tangents(const Job* job, const Tangents* tangents, Worker* w, int64_t image,
-                        int64_t first, int64_t count, int64_t row) noexcept nogil:
-    """v and mu of one sample row (offset group and tap), into w.extra."""
+                        int64_t first, int64_t count, int64_t group,
+                        int64_t tap) noexcept nogil:
+    """v and mu of one offset group and tap, into w.extra."""
     cdef pyd_matrix m
     if tangents.offset.data != NULL:
-        m = along(&tangents.offset, image, row * job.rank, first)
+        m = sample_rows(&tangents.offset, image, group, tap, first)
         job.k.load(&m, job.rank, count, w.extra, job.stride)
     if tangents.mask.data != NULL:
-        m = along(&tangents.mask, image, row, first)
+        m = sample_rows(&tangents.mask, image, group, tap, first)
         job.k.load(&m, 1, count, at(w.extra, job.rank * job.stride, job.itemsize), job.stride)
 
 
@@ -298,7 +299,7 @@ cdef void jvp_tile(const Job* job, const Images* images, const Weights* w, const
     for tap in range(job.taps):
         for group in range(job.offset_groups):
             mask = plan_tap(job, worker, image, first, count, group, tap, 1)
-            load_tangents(job, tangents, worker, image, first, count, group * job.taps + tap)
+            load_tangents(job, tangents, worker, image, first, count, group, tap)
             channel = group * job.in_offset_group
             x = at(image_at(job, images, image), channel, job.itemsize)
             u = NULL
@@ -341,9 +342,8 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     if omega is not None:
         packed_omega = pack_weights(&job, omega, 1, threads, memory)
     cdef const void* b = load_bias(&job, beta, memory)
-    given.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
-                        job.channels_last)
-    given.mask = take(mu, job.offset_groups * job.taps, job.positions, job.channels_last)
+    given.offset = take_samples(&job, v, job.rank)
+    given.mask = take_samples(&job, mu, 1)
     u_array = take(u, job.channels, job.pixels, job.channels_last)
     given.images = NULL if u is None else &u_images
     cdef Worker* workers = hire(&job, threads, 2 * job.channels, out_row(&job), tangent_reals(&job),

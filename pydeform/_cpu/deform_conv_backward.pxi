@@ -106,7 +106,7 @@ cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* de
     grad = at(grad, local, job.itemsize)
     if has_u:
         u = at(u, local, job.itemsize)
-    load_tangents(job, &back.second, w, image, first, count, share.group * job.taps + tap)
+    load_tangents(job, &back.second, w, image, first, count, share.group, tap)
     if back.want_weight:
         tangent_columns(job, &back.second, w, mask, x, u if has_u else NULL, channels, count, 0,
                         at(w.columns, local, job.itemsize), back.row)
@@ -331,14 +331,10 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
             finish_weight(back, task)
 
 
-cdef object open_gradients(Back* back, geometry, grad_output, grads):
+cdef object open_gradients(Back* back, grad_output, grad_input):
     cdef Job* job = &back.job
-    cdef int64_t samples = job.offset_groups * job.taps
-    input, offset, mask = grads
     back.grad_output = take(grad_output, job.out_channels, job.positions, job.channels_last)
-    back.input = take(input, job.channels, job.pixels, job.channels_last)
-    back.offset = take(offset, samples * job.rank, job.positions, job.channels_last)
-    back.mask = take(mask, samples, job.positions, job.channels_last)
+    back.input = take(grad_input, job.channels, job.pixels, job.channels_last)
 
 
 def deform_conv_backward(geometry, grad_output, input, offset, weight, mask, grads, deterministic):
@@ -351,7 +347,9 @@ def deform_conv_backward(geometry, grad_output, input, offset, weight, mask, gra
     grad_input, grad_offset, grad_weight, grad_bias, grad_mask = grads
     memset(&back, 0, sizeof(back))
     back.job = make_job(geometry, input, offset, mask)
-    open_gradients(&back, geometry, grad_output, (grad_input, grad_offset, grad_mask))
+    open_gradients(&back, grad_output, grad_input)
+    back.offset = take_samples(&back.job, grad_offset, back.job.rank)
+    back.mask = take_samples(&back.job, grad_mask, 1)
     if not (grad_input is None and grad_offset is None and grad_weight is None
             and grad_mask is None):
         run_backward(&back, weight, grad_weight, memory)
@@ -372,12 +370,13 @@ def deform_conv_double_backward(geometry, grad_grads, grad_output, input, offset
         return
     memset(&back, 0, sizeof(back))
     back.job = make_job(geometry, input, offset, mask)
-    open_gradients(&back, geometry, grad_output, (to_input, to_offset, to_mask))
     cdef Job* job = &back.job
-    cdef int64_t samples = job.offset_groups * job.taps
+    open_gradients(&back, grad_output, to_input)
+    back.offset = take_samples(job, to_offset, job.rank)
+    back.mask = take_samples(job, to_mask, 1)
     back.second_order = True
-    back.second.offset = take(v, samples * job.rank, job.positions, job.channels_last)
-    back.second.mask = take(mu, samples, job.positions, job.channels_last)
+    back.second.offset = take_samples(job, v, job.rank)
+    back.second.mask = take_samples(job, mu, 1)
     back.u = take(u, job.channels, job.pixels, job.channels_last)
     back.omega = take(omega, job.out_channels * job.in_group, job.taps, False)
     run_backward(&back, weight, to_weight, memory)

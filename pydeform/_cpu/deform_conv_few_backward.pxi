@@ -7,7 +7,8 @@
 cdef struct FewBack:
     Job job
     FewJob few
-    Array grad_output, input, offset, mask, weight  # all but the first to write; NULL: not needed
+    Array grad_output, input, weight  # all but the first to write; NULL: not needed
+    Samples offset, mask
     int64_t parts, segments, length  # segments of an image, or images of a part
     int64_t out_row  # outputs of one group, padded
     int64_t one_weight  # reals of one part's gradient of the weight
@@ -40,20 +41,17 @@ cdef int64_t lay_few(const Job* job, char* start, FewDesk* desk) noexcept nogil:
 
 
 cdef void few_points(const FewBack* back, Worker* w, FewDesk* desk, const void* mask, int64_t image,
-                     int64_t sample, int64_t first, int64_t count) noexcept nogil:
+                     int64_t group, int64_t tap, int64_t first, int64_t count) noexcept nogil:
     """mbar = A s and pbar_d = m A D_d of one tap of one offset group."""
     cdef const Job* job = &back.job
-    cdef pyd_matrix m
     cdef int d
     if back.mask.data != NULL:
         job.k.contract(&job.field, &w.plan, 0, desk.dots, NULL, count, 0, desk.sums)
-        m = along(&back.mask, image, sample, first)
-        job.k.store(desk.sums, job.stride, 1, count, NULL, &m)
+        store_row(job, &back.mask, 0, image, group, tap, first, count, desk.sums)
     if back.offset.data != NULL:
         for d in range(job.rank):
             job.k.contract(&job.field, &w.plan, 1 << d, desk.dots, mask, count, 0, desk.sums)
-            m = along(&back.offset, image, sample * job.rank + d, first)
-            job.k.store(desk.sums, job.stride, 1, count, NULL, &m)
+            store_row(job, &back.offset, d, image, group, tap, first, count, desk.sums)
 
 
 cdef void few_tap(const FewBack* back, Worker* w, FewDesk* desk, const char* x, char* grad,
@@ -79,7 +77,7 @@ cdef void few_tap(const FewBack* back, Worker* w, FewDesk* desk, const char* x, 
                        NULL if grad == NULL else at(grad, channel * back.grad.channel,
                                                     job.itemsize), desk.dots)
     if points:
-        few_points(back, w, desk, mask, image, group * job.taps + tap, first, count)
+        few_points(back, w, desk, mask, image, group, tap, first, count)
 
 
 cdef void few_back_tile(const FewBack* back, Worker* w, FewDesk* desk, const char* x, char* grad,

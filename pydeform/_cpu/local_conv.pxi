@@ -2,9 +2,12 @@
 # channels apart. The kernel is its mask; there is no product, and samples go straight into sums.
 
 
-cdef Job make_local(geometry, input, offset, kernel) except *:
-    """As make_job; groups are offset groups, so that a block of channels holds whole ones."""
-    cdef Job job = make_job(geometry, input, offset, kernel)
+cdef Job make_local(geometry, input, offset, kernel, Memory memory) except *:
+    """As make_job, with views; groups are offset groups, so that a block holds whole ones."""
+    cdef Job job = make_job(geometry, input, None, None)
+    job.offset = view_samples(offset, job.rank)
+    job.mask = view_samples(kernel, 1)
+    take_taps(&job, geometry, memory)
     job.unit = True
     job.groups = job.offset_groups
     job.in_group = job.out_group = job.in_offset_group
@@ -30,7 +33,7 @@ cdef bint local_by_planes(const Job* job, int64_t channels) noexcept:
     return by_planes(job, channels) and not (in_place(job, &job.input) and whole)
 
 
-cdef void local_tile(const Job* job, const Bands* bands, Worker* w, int64_t image,
+cdef void local_tile(const Job* job, const Bands* bands, const Lie* lie, Worker* w, int64_t image,
                      int64_t first) noexcept nogil:
     cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, group, channel
     cdef int64_t slot, end, wide
@@ -44,16 +47,17 @@ cdef void local_tile(const Job* job, const Bands* bands, Worker* w, int64_t imag
         for group in range(job.offset_groups):
             slot = group % job.fan_groups
             if slot == 0:
-                load_fan(job, &fan, image, first, count, group,
+                load_fan(job, &fan, lie, image, first, count, group,
                          least(job.fan_groups, job.offset_groups - group), tap, taps)
             if group == 0 or job.offset.data != NULL:
-                plan_fan(job, w, &fan, slot, count, tap, taps, 0, 0)
+                plan_fan(job, w, &fan, lie, slot, count, tap, taps, 0, 0)
             channel = group * job.in_offset_group
             end = channel + job.in_offset_group
             while channel < end:
                 wide = least(end - channel, bands.width - channel % bands.width)
-                job.k.weigh(job.corners, taps, fan.corner, &fan.plan, scale_of(job, &fan, slot),
-                            band_at(job, bands, image, channel), wide, count, w.zeros, tap > 0,
+                job.k.weigh(job.corners, taps, fan.corner, &fan.plan,
+                            scale_of(job, &fan, lie, slot), band_at(job, bands, image, channel),
+                            wide, count, w.zeros, tap > 0,
                             at(out, channel, job.itemsize), job.channels)
                 channel += wide
         tap += taps
@@ -64,6 +68,7 @@ cdef void local_tile(const Job* job, const Bands* bands, Worker* w, int64_t imag
 cdef object run_local(Job* job, input, out, Memory memory):
     cdef Bands bands
     cdef Fan fan
+    cdef Lie lie
     cdef Worker* workers
     cdef int64_t start = 0, room, held, tiles, task
     cdef int threads
@@ -76,6 +81,7 @@ cdef object run_local(Job* job, input, out, Memory memory):
     room = open_bands(job, &job.input, &bands, memory)
     set_steps(job, bands.pixel)
     set_fan(job, 0)
+    lie = lie_of(job, &job.offset, &job.mask, False)
     tiles = job.tiles
     threads = threads_for(job.multiplications, tiles * job.batch)
     workers = hire(job, threads, 0, 0 if in_place(job, &job.out) else job.channels,
@@ -87,15 +93,16 @@ cdef object run_local(Job* job, input, out, Memory memory):
         held = least(room, job.batch - start)
         bring_bands(job, &job.input, &bands, start, held, threads)
         for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
-            local_tile(job, &bands, &workers[threadid()], start + task // tiles,
+            local_tile(job, &bands, &lie, &workers[threadid()], start + task // tiles,
                        task % tiles * job.tile)
         start += held
 
 
 def local_conv(geometry, input, offset, kernel, out):
     """Write the sum over taps of kernel times S_0(input) into `out`."""
-    cdef Job job = make_local(geometry, input, offset, kernel)
-    run_local(&job, input, out, Memory())
+    cdef Memory memory = Memory()
+    cdef Job job = make_local(geometry, input, offset, kernel, memory)
+    run_local(&job, input, out, memory)
 
 
 cdef void local_jvp_tile(const Job* job, const Images* images, const Tangents* tangents, Worker* w,
@@ -110,7 +117,7 @@ cdef void local_jvp_tile(const Job* job, const Images* images, const Tangents* t
     for tap in range(job.taps):
         for group in range(job.offset_groups):
             mask = plan_tap(job, w, image, first, count, group, tap, 1)
-            load_tangents(job, tangents, w, image, first, count, group * job.taps + tap)
+            load_tangents(job, tangents, w, image, first, count, group, tap)
             channel = group * job.in_offset_group
             u = NULL
             if tangents.images != NULL:
@@ -126,8 +133,8 @@ cdef void local_jvp_tile(const Job* job, const Images* images, const Tangents* t
 def local_conv_jvp(geometry, input, offset, kernel, tangents, output, output_tangent):
     """Write the output (unless None) and its derivative along the tangents (None: zero)."""
     u, v, kappa = tangents
-    cdef Job job = make_local(geometry, input, offset, kernel)
     cdef Memory memory = Memory()
+    cdef Job job = make_local(geometry, input, offset, kernel, memory)
     cdef Images images, u_images
     cdef Tangents given
     cdef Array u_array
@@ -143,9 +150,8 @@ def local_conv_jvp(geometry, input, offset, kernel, tangents, output, output_tan
     set_tile(&job, job.channels)
     tiles = job.tiles
     threads = threads_for(3 * job.multiplications, tiles * job.batch)
-    given.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
-                        job.channels_last)
-    given.mask = take(kappa, job.offset_groups * job.taps, job.positions, job.channels_last)
+    given.offset = view_samples(v, job.rank)
+    given.mask = view_samples(kappa, 1)
     u_array = take(u, job.channels, job.pixels, job.channels_last)
     given.images = NULL if u is None else &u_images
     workers = hire(&job, threads, 0, job.channels, tangent_reals(&job), memory)

@@ -2,53 +2,88 @@
 # with columns, straight from the gradient of the output.
 
 
-cdef void sum_points(const Back* back, const Fan* fan, int64_t slot, int64_t taps,
-                     int64_t count) noexcept nogil:
+cdef struct Lies:  # how samples lie in a fan, and how their gradients do
+    Lie read, written
+
+
+cdef inline char* scale_sums_of(const Fan* fan, const Lie* lie) noexcept nogil:
+    return fan.offset_sums if lie.joint else fan.scale_sums
+
+
+cdef void sum_points(const Back* back, const Fan* fan, const Lies* lies, int64_t slot,
+                     int64_t taps, int64_t count) noexcept nogil:
     """mbar = A s and pbar_d = m A D_d from the dots of one loaded group."""
     cdef const Job* job = &back.job
-    cdef int64_t t, row
+    cdef const Lie* to = &lies.written
+    cdef int64_t t
     cdef int a
     cdef pyd_plan plan
     cdef const char* dots
+    cdef const char* scales = scale_of(job, fan, &lies.read, slot)
+    cdef char* scale_sums = scale_sums_of(fan, to)
+    cdef char* sums
     for t in range(taps):
         plan = plan_of(job, fan, t, 1)
         dots = at(fan.dots, t * fan.corner, job.itemsize)
-        row = sample_row(job, slot) + t * job.stride
+        sums = at(scale_sums, row_of(&to.scale, slot, t) * job.stride, job.itemsize)
         if back.mask.data != NULL and job.corners == 1:
-            memcpy(at(fan.scale_sums, row, job.itemsize), dots, count * job.itemsize)
+            memcpy(sums, dots, count * job.itemsize)
         elif back.mask.data != NULL:
-            job.k.contract(&job.field, &plan, 0, dots, NULL, count, 0,
-                           at(fan.scale_sums, row, job.itemsize))
+            job.k.contract(&job.field, &plan, 0, dots, NULL, count, 0, sums)
         if back.offset.data != NULL:
+            sums = at(fan.offset_sums, row_of(&to.offset, slot, t) * job.stride, job.itemsize)
             for a in range(job.rank):
-                job.k.contract(&job.field, &plan, 1 << a, dots, at(fan.scale, row, job.itemsize),
-                               count, 0, at(fan.offset_sums, row * job.rank + a * job.stride,
-                                            job.itemsize))
+                job.k.contract(&job.field, &plan, 1 << a, dots,
+                               at(scales, t * job.stride, job.itemsize), count, 0,
+                               at(sums, a * to.offset.axis * job.stride, job.itemsize))
 
 
-cdef void leave_rows(const Back* back, const Share* share, const Array* gradient, int64_t chunk,
-                     int64_t image, int64_t groups, int64_t tap, int64_t taps, int64_t first,
-                     int64_t count, const char* rows) noexcept nogil:
-    """Put rows [group][tap][part] where they belong: the gradient, or one group's partial sums."""
+cdef void leave_partial(const Back* back, const Share* share, const Samples* gradient,
+                        const Rows* lie, int64_t chunk, int64_t image, int64_t tap, int64_t taps,
+                        int64_t first, int64_t count, const char* rows) noexcept nogil:
+    """Put one group's rows where its partial sums are."""
     cdef const Job* job = &back.job
     cdef bint offset = gradient == &back.offset
-    cdef int64_t t, part, parts = job.rank if offset else 1
-    cdef pyd_matrix m
+    cdef int64_t t, part
     if gradient.data == NULL:
         return
-    if share.slot < 0:
-        m = along(gradient, image, (share.group * job.taps + tap) * parts, first)
-        job.k.store(rows, job.stride, groups * taps * parts, count, NULL, &m)
-        return
     for t in range(taps):
-        for part in range(parts):
+        for part in range(job.rank if offset else 1):
             leave(back, share, gradient, part, 2 if offset else 1, chunk, image, tap + t, first,
-                  count, at(rows, (t * parts + part) * job.stride, job.itemsize))
+                  count, at(rows, (row_of(lie, 0, t) + part * lie.axis) * job.stride,
+                            job.itemsize))
 
 
-cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* fan, Desk* desk,
-                          const char* x, char* grad, int64_t chunk, int64_t image,
-                          int64_t first) noexcept nogil:
+cdef void leave_fan(const Back* back, const Share* share, const Fan* fan, const Lie* lie,
+                    int64_t chunk, int64_t image, int64_t groups, int64_t tap, int64_t taps,
+                    int64_t first, int64_t count) noexcept nogil:
+    """Put the sums of some groups where they belong: the gradients, or partial sums."""
+    cdef const Job* job = &back.job
+    cdef pyd_matrix m
+    if share.slot >= 0:
+        leave_partial(back, share, &back.mask, &lie.scale, chunk, image, tap, taps, first, count,
+                      scale_sums_of(fan, lie))
+        leave_partial(back, share, &back.offset, &lie.offset, chunk, image, tap, taps, first,
+                      count, fan.offset_sums)
+        return
+    if lie.joint:
+        m = sample_rows(&back.offset, image, share.group, 0, first)
+        m.data -= lie.offset.first * lie.offset.unit * back.offset.itemsize
+        m.row = lie.offset.unit
+        job.k.store(fan.offset_sums, job.stride, joint_rows(lie, job.fan_groups - groups), count,
+                    NULL, &m)
+        return
+    if back.mask.data != NULL:
+        store_rows(job, &back.mask, &lie.scale, image, share.group, groups, tap, taps, 1, first,
+                   count, fan.scale_sums)
+    if back.offset.data != NULL:
+        store_rows(job, &back.offset, &lie.offset, image, share.group, groups, tap, taps, job.rank,
+                   first, count, fan.offset_sums)
+
+
+cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* fan,
+                          const Lies* lies, Desk* desk, const char* x, char* grad, int64_t chunk,
+                          int64_t image, int64_t first) noexcept nogil:
     """All taps of one block of channels: the gradients of input, offset and kernel."""
     cdef const Job* job = &back.job
     cdef int64_t count = least(job.tile, job.positions - first), tap = 0, taps, s, local
@@ -72,23 +107,21 @@ cdef void local_back_tile(const Back* back, const Block* block, Worker* w, Fan* 
             slot = (s - block.share) % job.fan_groups
             if slot == 0:
                 groups = least(job.fan_groups, block.share + block.shares - s)
-                load_fan(job, fan, image, first, count, share.group, groups, tap, taps)
+                load_fan(job, fan, &lies.read, image, first, count, share.group, groups, tap, taps)
             if s == block.share or job.offset.data != NULL:
-                plan_fan(job, w, fan, slot, count, tap, taps, 1, points and job.corners > 1)
-            job.k.weigh_back(job.corners, taps, fan.corner, &fan.plan, scale_of(job, fan, slot),
-                             at(y, local, job.itemsize), row,
+                plan_fan(job, w, fan, &lies.read, slot, count, tap, taps, 1,
+                         points and job.corners > 1)
+            job.k.weigh_back(job.corners, taps, fan.corner, &fan.plan,
+                             scale_of(job, fan, &lies.read, slot), at(y, local, job.itemsize), row,
                              at(x, local, job.itemsize) if points else NULL, share.channels, count,
                              w.zeros,
                              NULL if back.input.data == NULL else at(grad, local, job.itemsize),
                              fan.dots)
             if points:
-                sum_points(back, fan, slot, taps, count)
+                sum_points(back, fan, lies, slot, taps, count)
             if points and slot == groups - 1:
-                share -= slot
-                leave_rows(back, share, &back.mask, chunk, image, groups, tap, taps, first, count,
-                           fan.scale_sums)
-                leave_rows(back, share, &back.offset, chunk, image, groups, tap, taps, first,
-                           count, fan.offset_sums)
+                leave_fan(back, share - slot, fan, &lies.written, chunk, image, groups, tap, taps,
+                          first, count)
         tap += taps
 
 
@@ -109,7 +142,8 @@ cdef void local_second_tile(const Back* back, const Block* block, Worker* w, Des
                          image, tap, first, count)
 
 
-cdef void local_block(const Back* back, int64_t task, int64_t round_, Worker* w) noexcept nogil:
+cdef void local_block(const Back* back, const Lies* lies, int64_t task, int64_t round_,
+                      Worker* w) noexcept nogil:
     """One block of channels of one image; every round has one image of each chunk."""
     cdef const Job* job = &back.job
     cdef int64_t index = task % back.blocks, chunk = task // back.blocks, first = 0
@@ -144,7 +178,7 @@ cdef void local_block(const Back* back, int64_t task, int64_t round_, Worker* w)
         if back.second_order:
             local_second_tile(back, block, w, &desk, x, u, grad, chunk, image, first)
         else:
-            local_back_tile(back, block, w, &fan, &desk, x, grad, chunk, image, first)
+            local_back_tile(back, block, w, &fan, lies, &desk, x, grad, chunk, image, first)
         first += job.tile
     if back.input.data != NULL and not back.direct:
         job.k.store(grad, back.pixel, job.pixels, block.channels, NULL, &m)
@@ -161,6 +195,7 @@ cdef object run_local_backward(Back* back, Memory memory):
     cdef Job* job = &back.job
     cdef Desk desk
     cdef Fan fan
+    cdef Lies lies
     cdef Worker* workers
     cdef int64_t task, tasks, round_, extra
     cdef int threads
@@ -183,6 +218,8 @@ cdef object run_local_backward(Back* back, Memory memory):
         back.tangents = tangent_reals(job)
     else:
         set_fan(job, 1)
+        lies.read = lie_of(job, &job.offset, &job.mask, False)
+        lies.written = lie_of(job, &back.offset, &back.mask, True)
     set_steps(job, job.channels if back.direct else back.pixel)
     back.chunks = job.batch  # nothing adds up over images
     if back.slots > 0:
@@ -205,7 +242,7 @@ cdef object run_local_backward(Back* back, Memory memory):
         memset(back.input.data, 0, job.batch * back.input.batch * job.itemsize)
     for round_ in range(back.length):
         for task in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic"):
-            local_block(back, task, round_, &workers[threadid()])
+            local_block(back, &lies, task, round_, &workers[threadid()])
         if back.slots > 0:
             for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
                                num_threads=threads, schedule="static"):
@@ -220,17 +257,22 @@ cdef inline bint storage_is_native(const Back* back) noexcept:
 def local_conv_backward(geometry, grad_output, input, offset, kernel, grads):
     """Write the gradients that `grads` (input, offset, kernel) has arrays for."""
     cdef Back back
+    cdef Memory memory = Memory()
     if all(gradient is None for gradient in grads):
         return
     memset(&back, 0, sizeof(back))
-    back.job = make_local(geometry, input, offset, kernel)
-    open_gradients(&back, geometry, grad_output, grads)
-    run_local_backward(&back, Memory())
+    grad_input, grad_offset, grad_kernel = grads
+    back.job = make_local(geometry, input, offset, kernel, memory)
+    open_gradients(&back, grad_output, grad_input)
+    back.offset = view_samples(grad_offset, back.job.rank)
+    back.mask = view_samples(grad_kernel, 1)
+    run_local_backward(&back, memory)
 
 
 def local_conv_double_backward(geometry, grad_grads, grad_output, input, offset, kernel, grads):
     """Write the gradients of <grad_grads, backward> that `grads` has arrays for."""
     cdef Back back
+    cdef Memory memory = Memory()
     cdef Job* job = &back.job
     u, v, kappa = grad_grads
     to_output, to_input, to_offset, to_kernel = grads
@@ -239,11 +281,12 @@ def local_conv_double_backward(geometry, grad_grads, grad_output, input, offset,
     if to_input is None and to_offset is None and to_kernel is None:
         return
     memset(&back, 0, sizeof(back))
-    back.job = make_local(geometry, input, offset, kernel)
-    open_gradients(&back, geometry, grad_output, (to_input, to_offset, to_kernel))
+    back.job = make_local(geometry, input, offset, kernel, memory)
+    open_gradients(&back, grad_output, to_input)
+    back.offset = view_samples(to_offset, job.rank)
+    back.mask = view_samples(to_kernel, 1)
     back.second_order = True
-    back.second.offset = take(v, job.offset_groups * job.taps * job.rank, job.positions,
-                              job.channels_last)
-    back.second.mask = take(kappa, job.offset_groups * job.taps, job.positions, job.channels_last)
+    back.second.offset = view_samples(v, job.rank)
+    back.second.mask = view_samples(kappa, 1)
     back.u = take(u, job.channels, job.pixels, job.channels_last)
-    run_local_backward(&back, Memory())
+    run_local_backward(&back, memory)
