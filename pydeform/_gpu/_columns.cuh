@@ -64,13 +64,14 @@ template <class T> struct Words<T, 8> {
 struct Columns {
     void* data;
     int64_t first;  // row
-    int64_t width, group, row, tap;  // strides, but for width
+    Divisor width;
+    int64_t group, row, tap;  // strides
     int64_t kind;
 };
 
-__device__ __forceinline__ int64_t column_index(const Columns& columns, int64_t row, int64_t tap, int64_t channel) {
-    const int64_t group = channel / columns.width;
-    return group * columns.group + (row - columns.first) * columns.row + tap * columns.tap + (channel - group * columns.width);
+template <class I> __device__ __forceinline__ int64_t column_index(const Columns& columns, int64_t row, I tap, I channel) {
+    const I group = quotient(channel, columns.width);
+    return group * columns.group + (row - columns.first) * columns.row + tap * columns.tap + (channel - group * I(columns.width.by));
 }
 
 // [images, pixels, channels] of a storage type.
@@ -177,7 +178,7 @@ __device__ __forceinline__ void walk_tiles(const Geometry& g, const Terms& terms
     constexpr int N = corner_count<R, WIDE>();
     using S = Tile<A, I, N>;
     __shared__ Plans<A, I, N, S::PLANS> plans;
-    const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + S::PAIRS - 1) / S::PAIRS, positions = I(g.positions);
+    const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + S::PAIRS - 1) / S::PAIRS;
     const I width = I(g.channels / g.groups), vectors = width / V;
     const int64_t last = first_row + rows;
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -185,16 +186,16 @@ __device__ __forceinline__ void walk_tiles(const Geometry& g, const Terms& terms
         const I pair = I(tile % across) * S::PAIRS;
         for (int e = threadIdx.x; e < S::PLANS; e += blockDim.x) {
             const int64_t r = row + e % S::ROWS;
-            const I p = pair + e / S::ROWS, group = p / taps;
+            const I p = pair + e / S::ROWS, group = quotient(p, g.by_taps);
             if (r >= last || p >= pairs) continue;
             plans.template plan<R, WIDE>(e, g, PYD_NO_TABLE, terms, make_row<I, R>(g, I(r)), group, p - group * taps);
         }
         __syncthreads();
         for (I e = threadIdx.x / lanes; e < S::PLANS; e += blockDim.x / lanes) {
-            const I p = pair + e / S::ROWS, group = p / taps;
+            const I p = pair + e / S::ROWS, group = quotient(p, g.by_taps);
             const int64_t r = row + e % S::ROWS;
             if (r >= last || p >= pairs) continue;
-            const I image = I(r) / positions;
+            const I image = quotient(I(r), g.by_positions);
             for (I vector = threadIdx.x % lanes; vector < vectors; vector += lanes)
                 take(plans, int(e), image, r, p - group * taps, group * width + vector * V);
         }

@@ -57,6 +57,12 @@ def field(array: Maybe) -> list[int]:
     return [pointer(array), *strides(array), kind(array.dtype)]
 
 
+def divisor(by: int) -> list[int]:
+    """Members of a `Divisor`; the quotient of nothing is never taken."""
+    shift = 31 + (max(by, 1) - 1).bit_length()
+    return [by, -(-(1 << shift) // max(by, 1)), shift]
+
+
 def blocks(count: int) -> tuple[int]:
     """Return a grid for `count` units of work that a block takes one after the other."""
     return (min(max(count, 0), BLOCKS),)

@@ -19,6 +19,7 @@ from pydeform._gpu._layout import (
     Layout,
     Maybe,
     blocks,
+    divisor,
     field,
     kind,
     pointer,
@@ -142,6 +143,7 @@ class Sampling:
             *three(g.upscale or (1,) * g.rank),
             *(_MODES.index(g.mode), _KINKS.index(g.kink), int(g.absolute)),
             *(*samples, self.cells),
+            *(*divisor(layout.positions), *divisor(g.taps), *divisor(self.pairs)),
         ]
 
     @cached_property
@@ -183,7 +185,8 @@ class Sampling:
     def _columns(self, columns: Array, first: int) -> list[int]:
         """Members of `Columns` from [groups, rows, taps, channels of a group]."""
         group, row, tap, _ = strides(columns)
-        return [pointer(columns), first, columns.shape[3], group, row, tap, kind(columns.dtype)]
+        width = divisor(columns.shape[3])
+        return [pointer(columns), first, *width, group, row, tap, kind(columns.dtype)]
 
     def _run(
         self,
@@ -260,7 +263,8 @@ class Sampling:
         missing = [0] * (8 - len(outputs))
         args = [
             *(*self.taps, pointer(image), *self._columns(columns, first), rows, tiles),
-            *(self._lanes(vector), int(self.rows_first), *field(factor), len(outputs)),
+            *(self._lanes(vector), int(self.rows_first), *divisor(rows)),
+            *(*field(factor), len(outputs)),
             *(*[alpha for alpha, _, _ in outputs], *missing),
             *(*[int(factored) for _, _, factored in outputs], *missing),
             *(number for _, out, _ in outputs for number in field(out)),

@@ -186,13 +186,12 @@ __device__ __forceinline__ T shuffle_down(T value, int by) {
   return PYD_SHUFFLE(_down, value, by);
 }
 #undef PYD_SHUFFLE
-// The sum over each run of `width` lanes (a power of two), the same in all of them.
-template <class T>
-__device__ __forceinline__ T lanes_sum(T value, int width = PYD_WARP) {
+// Sums over each run of `width` lanes (a power of two), the same in all of them.
+template <class T, int N>
+__device__ __forceinline__ void lanes_sum(T (&values)[N], int width = PYD_WARP) {
+  for (int by = width / 2; by > 0; by /= 2)
 #pragma unroll
-  for (int by = PYD_WARP / 2; by > 0; by >>= 1)
-    if (by < width) value += shuffle_xor(value, by);
-  return value;
+    for (int i = 0; i < N; ++i) values[i] += shuffle_xor(values[i], by);
 }
 
 // Two floats rounded to 16 bits in one register, the first in the low half.

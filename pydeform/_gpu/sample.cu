@@ -25,7 +25,7 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void bl
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[v] = old[v] = 0;
         plans.add(e, image_at<T>(a.images, a.g, image, channel), I(a.g.channels), sum);
-        const int64_t at = column_index(a.columns, row, tap, channel);
+        const int64_t at = column_index<I>(a.columns, row, tap, channel);
         if (a.add) load_numbers<A, V>(a.columns.data, at, a.columns.kind, old);
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[v] = sum[v] * plans.scale[e] + old[v];
@@ -43,6 +43,7 @@ struct dots_args {
     Columns columns;
     int64_t rows, tiles, lanes;
     int64_t rows_first;  // numbers of neighbouring rows lie side by side, else those of taps
+    Divisor by_rows;
     Field factor;
     int64_t count;
     int64_t alpha[8], factored[8];
@@ -63,22 +64,24 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
     const Geometry& g = a.g;
     const Table table = make_table<R>(a.taps, g.taps, numbers);
     const I pairs = I(g.groups * g.taps), taps = I(g.taps), positions = I(g.positions), rows = I(a.rows);
+    const Divisor& along = a.rows_first ? a.by_rows : g.by_pairs;
     const I width = I(g.channels / g.groups), vectors = width / V, total = rows * pairs;
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const I first = I(tile) * SAMPLES;
         for (I e = threadIdx.x; e < SAMPLES; e += blockDim.x) {
-            const I s = first + e, split = s / (a.rows_first ? rows : pairs), rest = s - split * (a.rows_first ? rows : pairs);
+            const I s = first + e, split = quotient(s, along), rest = s - split * I(along.by);
             const I r = I(a.columns.first) + (a.rows_first ? rest : split), p = a.rows_first ? split : rest;
             if (s >= total) continue;
-            const I group = p / taps, tap = p - group * taps;
+            const I group = quotient(p, g.by_taps), tap = p - group * taps;
             samples[e] = make_sample<A, I, R>(g, table, part_of_tap<I, R>(g, table, tap), make_row<I, R>(g, r), group, tap);
         }
         __syncthreads();
         for (I e = threadIdx.x / lanes; e < SAMPLES; e += blockDim.x / lanes) {
-            const I s = first + e, split = s / (a.rows_first ? rows : pairs), rest = s - split * (a.rows_first ? rows : pairs);
+            const I s = first + e, split = quotient(s, along), rest = s - split * I(along.by);
             const I r = I(a.columns.first) + (a.rows_first ? rest : split), p = a.rows_first ? split : rest;
-            const I image = r / positions, position = r - image * positions, group = p / taps, tap = p - group * taps;
+            const I image = quotient(r, g.by_positions), position = r - image * positions;
+            const I group = quotient(p, g.by_taps), tap = p - group * taps;
             const bool here = s < total;
             A sum[N];
 #pragma unroll
@@ -92,19 +95,18 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
                     const I channel = group * width + vector * V;
                     const T* x = image_at<T>(a.images, g, image, channel);
                     A column[V];
-                    load_numbers<A, V>(a.columns.data, column_index(a.columns, r, tap, channel), a.columns.kind, column);
+                    load_numbers<A, V>(a.columns.data, column_index<I>(a.columns, r, tap, channel), a.columns.kind, column);
 #pragma unroll
                     for (int b = 0; b < N; ++b) {
                         if (pixel[b] < 0) continue;
                         A pixels[V];
-                        load<T, A, V>(x + int64_t(pixel[b]) * g.channels, pixels);
+                        load<T, A, V>(x + wide_product(pixel[b], I(g.channels)), pixels);
 #pragma unroll
                         for (int v = 0; v < V; ++v) sum[b] += column[v] * pixels[v];
                     }
                 }
             }
-#pragma unroll
-            for (int b = 0; b < N; ++b) sum[b] = lanes_sum(sum[b], lanes);
+            lanes_sum(sum, lanes);
             if (!here) continue;
             for (int t = lane; t < a.count; t += lanes) {
                 A dot = 0;

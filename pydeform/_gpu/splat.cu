@@ -36,7 +36,7 @@ template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_ar
     const I pairs = I(g.groups * g.taps), taps = I(g.taps);
     const int64_t step = int64_t(gridDim.x) * blockDim.x;
     for (int64_t s = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; s < a.rows * pairs; s += step) {
-        const I row = I(s) / pairs, p = I(s) - row * pairs, group = p / taps, tap = p - group * taps;
+        const I row = quotient(I(s), g.by_pairs), p = I(s) - row * pairs, group = quotient(p, g.by_taps), tap = p - group * taps;
         const Row<I, R> of = make_row<I, R>(g, I(a.first) + row);
         const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
         const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, of, group, tap);
@@ -176,6 +176,7 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void gather(cons
 #pragma unroll
             for (int v = 0; v < V; ++v) sum[v] = 0;
             if (a.add) load_numbers<A, V>(a.images, out, a.kind, sum);
+            const int64_t begin = column_index<I>(a.columns, a.columns.first, 0, I(channel));
 #pragma unroll 1
             for (int b = 0; b < N; ++b) {
                 int64_t cell = 0;
@@ -193,9 +194,11 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void gather(cons
                     const I s = order[i];
                     const A weight = weights[int64_t(s) * N + b];
                     if (weight == 0) continue;
-                    const I row = s / pairs, tap = (s - row * pairs) % taps;
+                    const I row = quotient(s, g.by_pairs), p = s - row * pairs;
+                    int64_t from = begin + row * a.columns.row;
+                    if (a.columns.tap) from += (p - quotient(p, g.by_taps) * taps) * a.columns.tap;
                     A column[V];
-                    load_numbers<A, V>(a.columns.data, column_index(a.columns, a.columns.first + row, tap, channel), a.columns.kind, column);
+                    load_numbers<A, V>(a.columns.data, from, a.columns.kind, column);
 #pragma unroll
                     for (int v = 0; v < V; ++v) sum[v] += weight * column[v];
                 }
@@ -223,7 +226,7 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(con
     const auto take = [&](const auto& plans, int e, I image, int64_t row, I tap, I channel) {
         A* to = static_cast<A*>(a.images) + image * a.g.pixels * a.g.channels + channel;
         A column[V];
-        load_numbers<A, V>(a.columns.data, column_index(a.columns, row, tap, channel), a.columns.kind, column);
+        load_numbers<A, V>(a.columns.data, column_index<I>(a.columns, row, tap, channel), a.columns.kind, column);
 #pragma unroll
         for (int b = 0; b < corner_count<R, WIDE>(); ++b) {
             const A weight = plans.weight(e, b);
