@@ -154,9 +154,10 @@ class Sampling:
         known = [int(bool(g.scale)), len(g.levels), len(table)]
         if len(table) <= _NEAR:
             return [*known, 0, table.tobytes().ljust(8 * _NEAR, b"\0")]
-        like = self.layout.like
-        # Kept while its address is.
-        self.far = table if self.xp is np else _cuda.constant(table, like.device.id)
+        self.far = table  # kept as long as its address
+        if self.xp is not np:
+            with self.xp.cuda.using_allocator():  # not in a workspace: other calls will read it
+                self.far = _cuda.constant(table, self.layout.like.device.id)
         return [*known, pointer(self.far), bytes(8 * _NEAR)]
 
     # How a launch is made.

@@ -20,12 +20,14 @@ struct weigh_args {
 // Shared memory for plans, in bytes: with the table, what every architecture gives unasked.
 constexpr int PLAN_BYTES = 40960;
 
-// kernel: weigh args=weigh_args threads=256 registers=128
+// kernel: weigh args=weigh_args threads=256 registers=136
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE,PLAIN = false,true | false,false | true,false; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE,PLAIN = false,true | false,false | true,false; I = int64_t
 // registers: double = 144
-// registers: *,*,3,1,*,*,int64_t = 136
-// registers: double,double,3,1,*,*,int64_t = 152
+// registers: *,*,3,*,false,false,int64_t = 160
+// registers: *,*,3,*,true = 172
+// registers: double,double,3,*,false = 184
+// registers: double,double,3,*,true = 196
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, bool PLAIN, class I> __device__ void weigh(const weigh_args& a) {
     constexpr int N = corner_count<R, WIDE>(), PLANS = PLAN_BYTES / (N * (sizeof(A) + sizeof(I)) + sizeof(A));

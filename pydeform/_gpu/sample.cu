@@ -16,8 +16,8 @@ struct blend_args {
 // kernel: blend args=blend_args threads=256 registers=112
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
-// registers: double = 128
-// registers: double,double,3,1,true = 144
+// registers: *,*,3 = 128
+// registers: double,double,3 = 144
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void blend(const blend_args& a) {
     const auto take = [&](const auto& plans, int e, I image, int64_t row, I tap, I channel) {
@@ -50,12 +50,11 @@ struct dots_args {
     Field out[8];
 };
 
-// kernel: dots args=dots_args threads=256 registers=144
+// kernel: dots args=dots_args threads=256 registers=128
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
-// registers: double = 168
-// registers: *,*,3,*,true = 176
-// registers: double,double,3,1,true,int64_t = 200
+// registers: *,*,3,*,true = 184
+// registers: double,double,3,*,true = 216
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void dots(const dots_args& a) {
     constexpr int N = corner_count<R, WIDE>(), SAMPLES = 256;

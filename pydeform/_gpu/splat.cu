@@ -25,9 +25,8 @@ struct keys_args {
 
 // kernel: keys args=keys_args threads=256 registers=96
 // instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
-// registers: double = 112
 // registers: *,3 = 112
-// registers: double,3,true = 144
+// registers: double,3 = 160
 template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
     constexpr int N = corner_count<R, WIDE>();
     __shared__ int64_t numbers[sizeof(Taps::near) / 8];
@@ -88,7 +87,7 @@ struct settle_args {
 // a bitonic network all of whose comparisons go one way, so that a length need not be a power of two.
 // kernel: settle args=settle_args threads=256 registers=48
 // instances: I = int | int64_t
-// registers: int64_t = 72
+// registers: int64_t = 64
 template <class I> __device__ void settle(const settle_args& a) {
     enum { FEW = 16, THREADS = 256 };
     __shared__ I sorted[FEW * THREADS];
@@ -144,7 +143,7 @@ struct gather_args {
     int64_t first_image, count, lanes;
 };
 
-// kernel: gather args=gather_args threads=256 registers=80
+// kernel: gather args=gather_args threads=256 registers=96
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // sass: *,*,16B = LDG.E.128
@@ -217,11 +216,11 @@ struct scatter_args {
     int64_t rows, tiles, lanes;
 };
 
-// kernel: scatter args=scatter_args threads=256 registers=112
+// kernel: scatter args=scatter_args threads=256 registers=128
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
-// registers: double = 128
-// registers: *,3,1,*,int64_t = 160
+// registers: *,3 = 160
+// registers: double,3 = 168
 template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(const scatter_args& a) {
     const auto take = [&](const auto& plans, int e, I image, int64_t row, I tap, I channel) {
         A* to = static_cast<A*>(a.images) + image * a.g.pixels * a.g.channels + channel;

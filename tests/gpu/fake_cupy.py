@@ -289,6 +289,7 @@ def module():
     made.__version__, made.ndarray = "14.2.0", ndarray
     made.runtime = types.SimpleNamespace(
         is_hip=False,
+        getDevice=lambda: _devices[-1],
         getDeviceCount=lambda: 2,
         pointerGetAttributes=lambda pointer: types.SimpleNamespace(device=1),
         getDeviceProperties=lambda number: {

@@ -1,7 +1,8 @@
-"""Local convolutions on the device read and write samples where they lie, whatever the strides.
+"""Local convolutions on samples where they lie: what `test_samples` does not take of the kernels.
 
-Numbers are dyadic, so that every result is the specification's to the bit; memory between the
-numbers of a view is watched.
+All types of numbers, indices of 64 bits, long tables, schedules, and cells of many samples. Numbers
+are dyadic, so that every result is the specification's to the bit; memory between the numbers of a
+view is watched.
 """
 
 import ml_dtypes
@@ -188,7 +189,7 @@ def check(g, dtype="float32", fields=None, view=turned):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("name", ["one channel at a time", "levels, a long table", "no units"])
 def test_any_strides(name, view):
     check(GEOMETRIES[name], view=view)
 
@@ -224,3 +225,60 @@ def test_any_schedule_gives_the_same_bits(name):
         with _host.schedule(seed=seed, threads=2):
             for key, call in made.items():
                 assert [m.tobytes() for m in call(_gpu)] == expected[key], key
+
+
+@pytest.mark.parametrize("count", [2, 16, 17, 300])
+def test_many_samples_of_one_cell(count, monkeypatch):
+    """Each adds to the same pixels: in the order of the samples, whoever was counted first."""
+    g = geometry(1, batch=1, offset_groups=1, out_size=(1, count), absolute=True)
+    rng = np.random.default_rng(0)
+    offset = np.full((1, count, 1, 1, 2), 1.5, np.float32)
+    offset[0, ::7] = 0.5  # and of another
+    ybar = (rng.normal(size=(1, 1, count, 16)) * 10.0 ** rng.integers(-3, 4, 16)).astype(np.float32)
+    x = np.zeros((1, 4, 5, 16), np.float32)
+    expected = np.zeros_like(x[0])
+    for at, value in zip(offset[0, :, 0, 0, 0], ybar[0, 0], strict=True):
+        first = int(at - 0.5)
+        expected[first : first + 2, first : first + 2] += np.float32(0.25) * value
+    # A pixel adds the cells around it one after the other.
+    both = np.zeros(16, np.float32)
+    for at in (0.5, 1.5)[::-1]:
+        for value in ybar[0, 0][offset[0, :, 0, 0, 0] == at]:
+            both += np.float32(0.25) * value
+    expected[1, 1] = both
+    for seed in (0, 1, 20, 33):
+        found = np.full_like(x, np.nan)
+        with _host.schedule(seed=seed, threads=2):
+            _gpu.local_conv_backward(g, ybar, x, offset, None, (found, None, None))
+        np.testing.assert_array_equal(found[0], expected, f"schedule {seed}")
+
+
+def test_infinite_numbers_go_by_the_formula():
+    """Where sums are not finite they are taken again: what is not read says nothing."""
+    g = geometry(1, batch=1, offset_groups=1, out_size=(1, 6), absolute=True)
+    x = np.ones((1, 4, 5, 16), np.float32)
+    x[0, 0, 0], x[0, 3, 4] = np.inf, np.nan  # the pixel that stands for unread ones, and the last
+    at = [(1, 1), (-0.5, -0.5), (2.5, 3.5), (1, 2), (3, 3), (0.5, 0.5)]
+    offset = np.array(at, np.float32).reshape(1, 6, 1, 1, 2)
+    factor = np.array([1, 2, 1, np.inf, 0, 0], np.float32).reshape(1, 6, 1, 1)
+    found, expected = (np.zeros((1, 1, 6, 16), np.float32) for _ in range(2))
+    _gpu.local_conv(g, x, offset, factor, found)
+    _ref.local_conv(g, x, offset, factor, expected)
+    np.testing.assert_array_equal(found, expected)
+    assert expected[0, 0, :, 0].tolist()[:2] == [1, np.inf]
+    assert np.isnan(expected[0, 0, [2, 5], 0]).all()
+
+
+def test_products_that_vanish_are_not_made_of_weights():
+    """A factor and a weight whose product is too small for float32, of a large number."""
+    g = geometry(1, batch=1, offset_groups=1, out_size=(1, 1), absolute=True)
+    x = np.full((1, 4, 5, 16), 2.0**100, np.float32)
+    x[0, 1, 1] = 0
+    offset = np.array([1, 1 + 2.0**-20], np.float32).reshape(1, 1, 1, 1, 2) - 1
+    x = np.roll(x, (-1, -1), (1, 2))
+    factor = np.full((1, 1, 1, 1), 2.0**-140, np.float32)
+    found, expected = (np.zeros((1, 1, 1, 16), np.float32) for _ in range(2))
+    _gpu.local_conv(g, x, offset, factor, found)
+    _ref.local_conv(g, x, offset, factor, expected)
+    np.testing.assert_array_equal(found, expected)
+    assert (expected == 2.0**-60).all()
