@@ -9,7 +9,7 @@ from pydeform._dispatch import use_backend
 from pydeform._info import info
 from pydeform._threads import get_num_threads, num_threads, set_num_threads
 from pydeform._version import __version__
-from pydeform._workspace import get_workspace_limit, set_workspace_limit
+from pydeform._workspace import get_workspace_limit, set_workspace_limit, workspace
 from pydeform.ops import (
     Dcnv3DoubleGrads,
     Dcnv3Grads,
@@ -174,4 +174,5 @@ __all__ = [
     "splat_double_backward",
     "splat_jvp",
     "use_backend",
+    "workspace",
 ]

@@ -49,7 +49,7 @@ _DEVICES = {
     7: "vulkan",
     8: "metal",
     9: "vpi",
-    10: "rocm",
+    10: "cuda",  # ROCm, which CuPy and torch call so
     13: "cuda",  # managed: the devices share it, one is its own
     14: "oneapi",
     15: "webgpu",
@@ -80,9 +80,7 @@ def device_of(name: str, value: Any) -> str:
                 f"with requires_grad=True; pass {name}.detach() and take gradients from the "
                 "_backward function"
             )
-        device = str(value.device)
-        rocm = device.startswith("cuda") and sys.modules["torch"].version.hip
-        return device.replace("cuda", "rocm") if rocm else device
+        return str(value.device)
     if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
         kind, number = value.__dlpack_device__()
         device = _DEVICES.get(int(kind), f"device type {int(kind)}")

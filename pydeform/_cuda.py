@@ -1,7 +1,8 @@
 """CUDA arrays of any library as CuPy's and back, without a copy; where and on which stream to run.
 
 CuPy is imported when the first CUDA array comes. It is what allocates, launches and names errors:
-above the backends nothing else knows that there is a device.
+above the backends nothing else knows that there is a device. A CuPy built for ROCm calls AMD's
+devices CUDA devices, as torch does, and so do we.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 _OLDEST = 14  # the first CuPy with bfloat16, and with streams of other libraries
 _INSTALL = "pip install cupy-cuda13x (or cupy-cuda12x, by the version of the driver)"
-_CUDA, _MANAGED = 2, 13  # DLPack's numbers of devices
+_DEVICES = (2, 13, 10)  # DLPack's numbers: CUDA, managed by it, ROCm
 
 _checked: list[Any] = []  # the module that was found to work
 _constants: dict[Any, Any] = {}
@@ -40,8 +41,6 @@ def cupy() -> Any:
         raise ImportError(
             f"CUDA arrays need CuPy {_OLDEST} or later, got {found.__version__}: {_INSTALL}"
         )
-    if found.cuda.runtime.is_hip:
-        raise RuntimeError("expected a CuPy built for CUDA, got one built for ROCm")
     try:
         count = found.cuda.runtime.getDeviceCount()
     except RuntimeError as error:  # no driver, or one too old
@@ -120,7 +119,7 @@ def _number(value: Any) -> int | None:
         return int(value.device.id)
     if hasattr(value, "__dlpack_device__"):
         kind, number = value.__dlpack_device__()
-        return int(number) if int(kind) in (_CUDA, _MANAGED) else None
+        return int(number) if int(kind) in _DEVICES else None
     if hasattr(value, "__cuda_array_interface__"):
         number = number_of(value).partition(":")[2]
         return int(number) if number else None

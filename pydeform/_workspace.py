@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, SupportsIndex
 
-from pydeform import _dispatch, _shapes
+from pydeform import _arrays, _cuda, _dispatch, _shapes
+from pydeform._arrays import Array
 
 
 def _backend(name: str) -> Any:
@@ -95,3 +99,66 @@ def get_workspace_limit(backend: str = "cpu") -> int:
     """
     count: int = _backend(backend).get_workspace()
     return count
+
+
+@contextmanager
+def workspace(memory: Array) -> Iterator[Any]:
+    """Give a memory of your own to calls on a GPU, for all that they need beside their results.
+
+    Without it that comes from CuPy's pool, which may hand it to others afterwards. A CUDA graph
+    goes on using the addresses that were seen when it was captured: give `out=` and a workspace,
+    and keep both for as long as the graph is played. Results without `out=` never lie in the
+    workspace, and calls on the CPU take nothing of it.
+
+    Parameters
+    ----------
+    memory : CUDA array
+        Contiguous and writable, of any shape and dtype; what it holds is lost. It must not be used
+        by two calls at once: make them on one stream after the other, of one thread.
+
+    Yields
+    ------
+    object
+        With `size`, the bytes that can be used, and `peak`, the most that were.
+
+    Raises
+    ------
+    TypeError
+        If `memory` is not a CUDA array, or cannot be written.
+    ValueError
+        If `memory` is not contiguous.
+    ImportError, RuntimeError
+        If CuPy is missing or finds no device.
+
+    Notes
+    -----
+    Columns take half of it at most, and `set_workspace_limit` at most; the other half is for copies
+    and for what sorting needs. Too small a workspace ends a call with a MemoryError. Kernels are
+    compiled and constants uploaded by the first call, which is not to be captured: make it with the
+    same workspace, and `peak` says how much of it was needed.
+
+    Examples
+    --------
+    >>> import pydeform
+    >>> def captured(cupy, arrays, out, memory):  # with CuPy and a GPU
+    ...     stream = cupy.cuda.Stream(non_blocking=True)
+    ...     with stream, pydeform.workspace(memory):
+    ...         pydeform.deform_conv2d(*arrays, out=out)
+    ...         stream.begin_capture()
+    ...         pydeform.deform_conv2d(*arrays, out=out)
+    ...         return stream.end_capture()
+    """
+    device = _arrays.device_of("memory", memory)
+    if not device.startswith("cuda"):
+        raise TypeError(f"memory: expected a CUDA array, got one on {device}")
+    if not _cuda.is_writable(memory):
+        raise TypeError("memory: expected an array that can be written, got one that is read-only")
+    array = _arrays.as_array("memory", memory, device)
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"memory: expected a contiguous array, got shape {array.shape} with strides "
+            f"{array.strides}"
+        )
+    module = import_module("pydeform._gpu._workspace")
+    with module.given(array) as given:
+        yield given

@@ -1,11 +1,13 @@
 """The passes that our implementation makes over its data, and what they should take.
 
-The lists follow `pydeform/_gpu/*.py` and `pydeform/ops/_parts.py` line by line: who takes a pass
-away there takes it away here. They count bytes, products and launches; what integer divisions and a
-lack of parallelism add is not in them, so a measured time may be longer.
+The lists follow `pydeform/_gpu/*.py` line by line: who takes a pass away there takes it away here.
+They count bytes, products, launches and, where samples have few channels, instructions; what a lack
+of parallelism adds is not in them, so a measured time may be longer.
 """
 
 from __future__ import annotations
+
+from math import prod
 
 from benchmarks.cases import Case
 from benchmarks.gpu.cases import ITEMSIZE, Timed
@@ -27,8 +29,21 @@ from pydeform._gpu import _fused
 
 #: What is computed in, whatever the storage.
 WIDE = 4
-#: A radix sort of int32 keys with int64 numbers: 4 times both ways, and the histogram.
-SORT_BYTES = 4 * 2 * (4 + 8) + 4
+#: Of a sample: number of its cell, place in it, and four weights.
+KEY_BYTES = 4 + 4 + 4 * WIDE
+#: A number somewhere in memory is read or written with its sector.
+SECTOR = 32
+
+# Instructions of a thread in the loops that NVRTC 13.0 makes for sm_90a of instances with 16-byte
+# loads and `int`, on the way that a plain call takes, by the bytes of a number. Counted by hand.
+#: Of `weigh`: a sample's plan, and 16 bytes of its channels.
+PLANNED = {2: 209, 4: 196}
+WEIGHED = {2: 86, 4: 38}
+#: Of `dots`: the same two.
+DOTTED = {2: (270, 506), 4: (270, 356)}
+#: Of `gather`: four channels of a pixel, and of a sample in one of its cells.
+GATHERED = (490, 62)
+LANES = 32
 
 
 def wide(timed: Timed, name: str) -> float:
@@ -42,15 +57,21 @@ def _narrow(timed: Timed) -> bool:
 
 
 def _fields(timed: Timed) -> float:
-    """Return the bytes of offset and mask in the working type."""
-    return sum(wide(timed, name) for name in ("offset", "mask") if name in sizes(timed))
+    """Return the bytes of what every sample has numbers of its own of."""
+    found = sizes(timed)
+    names = ("offset", "mask", "offset_mask", "sampling_locations", "attention_weights")
+    return sum(found[name] for name in names if name in found)
 
 
-def _widened(timed: Timed, name: str = "widen offset and mask") -> list[Pass]:
-    """Return what takes offset and mask to the working type, or their gradients back."""
-    both = _fields(timed) * (1 + ITEMSIZE[timed.dtype] / WIDE)
-    count = sum(name in sizes(timed) for name in ("offset", "mask"))
-    return [Pass(name, both, launches=count)] if _narrow(timed) else []
+def _counted(samples: float, cells: float, fields: float, parts: int) -> list[Pass]:
+    """Return what brings samples in the order of their cells."""
+    return [
+        Pass("begin counts with zeros", WIDE * cells, launches=parts),
+        Pass("keys", fields + KEY_BYTES * samples, cached=2 * SECTOR * samples, launches=parts),
+        Pass("add counts up", 2 * WIDE * cells, launches=2 * parts),
+        Pass("place", 3 * WIDE * samples, cached=2 * SECTOR * samples, launches=parts),
+        Pass("settle", 2 * WIDE * samples + WIDE * cells, launches=parts),
+    ]
 
 
 def slab_bytes(across: int) -> float:
@@ -81,7 +102,6 @@ def fused(timed: Timed, ceilings: Ceilings = H100) -> list[Pass]:
     moved = found["input"] + _fields(timed) + found["output"]
     passes = [
         Pass("turn input to channels last", 2 * found["input"]),
-        *_widened(timed),
         Pass("pack weight", found["weight"] + packed),
     ]
     tiles = shape.groups * padded // step if step == 256 else 0
@@ -110,7 +130,6 @@ def columns_forward(timed: Timed) -> list[Pass]:
     bias = [Pass("widen bias", 3 * found["bias"], launches=parts)] if _narrow(timed) else []
     return [
         Pass("turn input to channels last", 2 * found["input"]),
-        *_widened(timed),
         Pass("order weight", 2 * found["weight"]),
         Pass(
             "blend", found["input"] + _fields(timed) + columns,
@@ -132,14 +151,12 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
     columns, wide_columns = column_bytes(timed, item), column_bytes(timed, WIDE)
     image, fields, weight = wide(timed, "input"), _fields(timed), wide(timed, "weight")
     samples = positions(timed) * samples_of_position(timed)
-    corners = 4 * WIDE  # weights of a sample, kept from the keys for the gather
     gathered = corner_bytes(timed, item)
     if deterministic:
         splat = [
-            Pass("keys", fields + (WIDE + corners) * samples, launches=parts),
-            Pass("sort and find cells", (SORT_BYTES + 24) * samples, launches=12 * parts),
+            *_counted(samples, _cells(timed), fields, parts),
             Pass(
-                "gather", wide_columns + 2 * image * parts + (corners + 16) * samples,
+                "gather", wide_columns + 2 * image * parts + KEY_BYTES * samples,
                 gathered=4 * wide_columns, launches=parts,
             ),
         ]  # fmt: skip
@@ -153,7 +170,6 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
         ]  # fmt: skip
     return [
         Pass("turn input and cotangent", 2 * found["input"] + 2 * found["output"], launches=2),
-        *_widened(timed),
         Pass("begin with zeros", image + weight, launches=2),
         Pass("blend", found["input"] + fields + columns, gathered=gathered, launches=parts),
         Pass(
@@ -174,81 +190,63 @@ def columns_backward(timed: Timed, deterministic: bool = True) -> list[Pass]:
         Pass("gradient of bias", found["output"], launches=4),
         Pass("turn gradient of input", image + found["input"]),
         Pass("order gradient of weight", weight + found["weight"]),
-        *_widened(timed, "round gradients of offset and mask"),
     ]  # fmt: skip
+
+
+def _cells(timed: Timed) -> float:
+    """Return how many cells samples are counted in: a row of them more than pixels on each side."""
+    shape = timed.shape
+    if isinstance(shape, Case):
+        return float(shape.batch * shape.offset_groups * prod(size + 2 for size in shape.size))
+    per_image = sum((height + 2) * (width + 2) for height, width in shape.levels)
+    return float(shape.batch * shape.groups * per_image)
+
+
+def _loads(timed: Timed) -> float:
+    """Return the 16 bytes of channels that a call has, of all samples."""
+    vectors = _problem(timed).depth * ITEMSIZE[timed.dtype] / 16
+    return positions(timed) * samples_of_position(timed) * vectors
 
 
 def sampled_forward(timed: Timed) -> list[Pass]:
-    """Return the passes of DCNv3, DCNv4 or attention, as sums of local convolutions."""
-    found, shape = sizes(timed), _problem(timed)
+    """Return the one pass of DCNv3, DCNv4 or attention, all of their images and levels."""
     item = ITEMSIZE[timed.dtype]
-    image = "value" if shape.attends else "input"
-    others = [name for name in found if name not in (image, "output")]
-    parts = shape.batch * len(shape.levels) if shape.attends else 1
-    fields = 3.0 * WIDE * positions(timed) * samples_of_position(timed)
-    source, out = wide(timed, image), wide(timed, "output")
-    passes = []
-    if item < WIDE:
-        narrow = found[image] + sum(found[name] for name in others)
-        widened = source + sum(wide(timed, name) for name in others)
-        passes.append(Pass("widen every argument", narrow + widened, launches=3))
-    passes += [
-        _relay("relay positions and factors", shape, fields, parts),
-        Pass(
-            "weigh", source + fields + out * len(shape.levels if shape.attends else (0,)),
-            gathered=corner_bytes(timed, WIDE), launches=parts,
-        ),
-    ]  # fmt: skip
-    if shape.attends and len(shape.levels) > 1:
-        added = len(shape.levels) - 1
-        passes.append(Pass("add levels", 3 * out * added, launches=shape.batch * added))
-    if item < WIDE:
-        # `astype` to a temporary, then a copy to where the result belongs.
-        passes.append(Pass("round output", out + 3 * found["output"], launches=2))
-    return passes
+    samples = positions(timed) * samples_of_position(timed)
+    issued = samples * PLANNED[item] + _loads(timed) * WEIGHED[item]
+    moved, gathered = sum(sizes(timed).values()), corner_bytes(timed, item)
+    return [Pass("weigh", moved, gathered=gathered, issued=issued / LANES)]
 
 
 def sampled_backward(timed: Timed) -> list[Pass]:
-    """Return the passes of their gradients; DCNv3 and DCNv4 are one local convolution."""
-    shape = _problem(timed)
-    item, found = ITEMSIZE[timed.dtype], sizes(timed)
-    image = "value" if shape.attends else "input"
-    parts = shape.batch * len(shape.levels) if shape.attends else 1
+    """Return the passes of their gradients."""
+    shape, found, item = _problem(timed), sizes(timed), ITEMSIZE[timed.dtype]
     samples = positions(timed) * samples_of_position(timed)
-    fields, source, out = 3.0 * WIDE * samples, wide(timed, image), wide(timed, "output")
-    levels = len(shape.levels) if shape.attends else 1
-    gathered = corner_bytes(timed, WIDE)
-    passes = []
-    if item < WIDE:
-        narrow = sum(found.values())
-        passes.append(Pass("widen every argument", narrow * (1 + WIDE / item), launches=4))
-    passes += [
-        _relay("relay positions and factors", shape, fields, parts),
+    image, out = found["value" if shape.attends else "input"], found["output"]
+    fields, gathered = _fields(timed), corner_bytes(timed, item)
+    padding = [Pass("fill what is never read")] if shape.operation == "dcnv4" else []
+    return [
         Pass(
-            "dots", source + out * levels + 2 * fields,
-            gathered=gathered * 1.25, launches=parts,
+            "dots", image + out + 2 * fields, gathered=1.25 * gathered,
+            issued=(samples * DOTTED[item][0] + _loads(timed) * DOTTED[item][1]) / LANES,
         ),
-        Pass("keys", fields + (WIDE + 4 * WIDE) * samples, launches=parts),
-        Pass("sort and find cells", (SORT_BYTES + 24) * samples, launches=12 * parts),
-        Pass("begin with zeros", source, launches=parts),
+        *_counted(samples, _cells(timed), fields, 1),
         Pass(
-            "gather", out * levels + 2 * source + (4 * WIDE + 16) * samples,
-            gathered=gathered, launches=parts,
+            "gather", out + image + KEY_BYTES * samples, gathered=gathered,
+            issued=_gathered(timed) / LANES,
         ),
-        Pass("store gradient of image", 2 * source, launches=parts),
-        _relay("relay gradients back", shape, fields, parts),
+        *padding,
     ]  # fmt: skip
-    if item < WIDE:
-        gradients = sum(size for name, size in found.items() if name != "output")
-        passes.append(Pass("round gradients", gradients * (3 + WIDE / item), launches=6))
-    return passes
 
 
-def _relay(name: str, shape: Problem, fields: float, parts: int) -> Pass:
-    """Return what turns positions around, two of three numbers; DCNv3's factors lie as they are."""
-    if shape.operation == "dcnv3":
-        return Pass(name, 2 * fields * 2 / 3, launches=parts)
-    return Pass(name, 2 * fields, launches=2 * parts)
+def _gathered(timed: Timed) -> float:
+    """Return instructions of threads: for a pixel's channels, and for a sample at each corner.
+
+    Its threads take 4 channels each, whatever the type.
+    """
+    shape, (pixel, sample) = _problem(timed), GATHERED
+    pixels = shape.batch * shape.pixels * shape.groups
+    samples = 4.0 * positions(timed) * samples_of_position(timed)
+    return (pixels * pixel + samples * sample) * shape.depth / 4
 
 
 def _problem(timed: Timed) -> Problem:

@@ -210,10 +210,10 @@ KERNELS = {
     "turn input and cotangent": "turn",
     "dots": "dots",
     "keys": "keys",
+    "place": "place",
+    "settle": "settle",
     "gather": "gather",
     "turn gradient of input": "turn",
-    "relay positions and factors": "relay",
-    "relay gradients back": "relay",
     "weigh": "weigh",
 }
 

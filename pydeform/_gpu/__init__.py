@@ -18,7 +18,6 @@ from pydeform._gpu.local_conv import (
     local_conv_double_backward,
     local_conv_jvp,
 )
-from pydeform._gpu.relay import relay
 from pydeform._gpu.sample import sample, splat
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "local_conv_backward",
     "local_conv_double_backward",
     "local_conv_jvp",
-    "relay",
     "sample",
     "set_workspace",
     "splat",

@@ -23,58 +23,182 @@ template <class T, class A, int V> __device__ __forceinline__ void store(T* p, c
     }
 }
 
-// Numbers of the working type per (row, tap, channel), a row being an output position of an image.
-// Channels come in groups of `width`, one after the other, so that each group is a matrix.
+// The same of any type.
+template <class A, int V> __device__ __forceinline__ void load_numbers(const void* data, int64_t at, int64_t kind, A (&out)[V]) {
+    if (sizeof(A) == 8 || int(kind) == WORKING) load<A, A, V>(static_cast<const A*>(data) + at, out);
+    else if (int(kind) == HALF) load<half_t, A, V>(static_cast<const half_t*>(data) + at, out);
+    else load<bf16_t, A, V>(static_cast<const bf16_t*>(data) + at, out);
+}
+
+template <class A, int V> __device__ __forceinline__ void store_numbers(void* data, int64_t at, int64_t kind, const A (&values)[V]) {
+    if (sizeof(A) == 8 || int(kind) == WORKING) store<A, A, V>(static_cast<A*>(data) + at, values);
+    else if (int(kind) == HALF) store<half_t, A, V>(static_cast<half_t*>(data) + at, values);
+    else store<bf16_t, A, V>(static_cast<bf16_t*>(data) + at, values);
+}
+
+// V neighbours in registers as they are stored; 16-bit types in pairs, which the compiler would take
+// apart and put together again.
+template <class T, int V> struct Words {
+    Pack<T, V> pack;
+    __device__ __forceinline__ void load(const T* p) { pack = Pack<T, V>::load(p); }
+    template <class A> __device__ __forceinline__ void add(A weight, A (&sum)[V]) const {
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum[v] += weight * A(pack.v[v]);
+    }
+};
+template <class T> struct Words<T, 8> {
+    Pack<unsigned, 4> pack;
+    __device__ __forceinline__ void load(const T* p) { pack = Pack<unsigned, 4>::load(reinterpret_cast<const unsigned*>(p)); }
+    template <class A> __device__ __forceinline__ void add(A weight, A (&sum)[8]) const {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) {
+            float low, high;
+            unpack2<T>(pack.v[v], low, high);
+            sum[2 * v] += weight * low, sum[2 * v + 1] += weight * high;
+        }
+    }
+};
+
+// Numbers per (row, tap, channel), a row being an output position of an image. Channels come in
+// groups of `width`, one after the other, so that each group is a matrix.
 struct Columns {
     void* data;
     int64_t first;  // row
-    int64_t width, group, row, tap;  // strides, but for width
+    Divisor width;
+    int64_t group, row, tap;  // strides
+    int64_t kind;
 };
 
-template <class A> __device__ __forceinline__ A* column_at(const Columns& columns, int64_t row, int64_t tap, int64_t channel) {
-    return static_cast<A*>(columns.data) + channel / columns.width * columns.group +
-        (row - columns.first) * columns.row + tap * columns.tap + channel % columns.width;
+template <class I> __device__ __forceinline__ int64_t column_index(const Columns& columns, int64_t row, I tap, I channel) {
+    const I group = quotient(channel, columns.width);
+    return group * columns.group + (row - columns.first) * columns.row + tap * columns.tap + (channel - group * I(columns.width.by));
 }
 
-// [images, pixels, channels] of a storage type; `step` elements an image.
+// [images, pixels, channels] of a storage type.
 template <class T> __device__ __forceinline__ const T* image_at(const void* images, const Geometry& g, int64_t image, int64_t channel) {
     return static_cast<const T*>(images) + image * g.pixels * g.channels + channel;
 }
 
-// sum += weight * the V channels at p
-template <class T, class A, int V> __device__ __forceinline__ void add_scaled(const T* p, A weight, A (&sum)[V]) {
-    A x[V];
-    load<T, A, V>(p, x);
-#pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] += weight * x[v];
-}
+// All that a block has to know of samples to read them, in shared memory: taken once, used by all of
+// their channels. In packs of what is read at once.
+template <class A, class I, int N, int COUNT> struct Plans {
+    enum { EACH = N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1, PACKS = N / EACH };
+    Pack<A, EACH> weights[COUNT * PACKS];
+    Pack<I, EACH> pixels[COUNT * PACKS];
+    A scale[COUNT];  // of the sum of corners; NaN for a NaN sample
 
-// The blend of one sample's corners in V channels.
-template <class T, class A, int V, class I, int N>
-__device__ __forceinline__ void blend_corners(const Plan<A, I, N>& plan, const T* x, int64_t channels, A (&sum)[V]) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) sum[v] = 0;
-#pragma unroll
-    for (int b = 0; b < N; ++b)
-        if (plan.weight[b] != 0) add_scaled<T, A, V>(x + plan.pixel[b] * channels, plan.weight[b], sum);
-}
+    // A pixel is one of the image also where its weight is 0: that one is not to be read.
+    __device__ __forceinline__ A& weight(int e, int b) { return weights[e * PACKS + b / EACH].v[b % EACH]; }
+    __device__ __forceinline__ I& pixel(int e, int b) { return pixels[e * PACKS + b / EACH].v[b % EACH]; }
+    __device__ __forceinline__ A weight(int e, int b) const { return weights[e * PACKS + b / EACH].v[b % EACH]; }
+    __device__ __forceinline__ I pixel(int e, int b) const { return pixels[e * PACKS + b / EACH].v[b % EACH]; }
 
-// A block takes tiles of 16 rows and several (offset group, tap) pairs, as many as its shared
-// memory holds plans of; neighbouring threads plan neighbouring positions. `Sampling._tiles` counts
-// tiles by these numbers.
-template <class P> struct Tile {
-    enum { ROWS = 16, PAIRS = sizeof(P) > 200 ? 4 : 8, PLANS = ROWS * PAIRS };
+    // Sets the plan of a sample, of any terms.
+    template <int R, bool WIDE>
+    __device__ __forceinline__ void plan(int e, const Geometry& g, const Table& table, const Terms& terms, const Row<I, R>& row, I group, I tap) {
+        const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
+        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, row, group, tap);
+        A factor[4];
+        read_factors<A, I, R>(terms, row, group, tap, factor);
+        scale[e] = sample.nan ? not_a_number(A(0)) : terms.count == 1 ? factor[0] : A(1);
+        if (terms.count == 1) factor[0] = 1;
+#pragma unroll
+        for (int b = 0; b < N; ++b) {
+            const I at = corner_pixel<A, I, R, WIDE>(part, sample, b);
+            pixel(e, b) = at < 0 ? I(0) : at;
+            weight(e, b) = at < 0 ? A(0) : terms_weight<A, I, R, WIDE>(terms, sample, factor, b);
+        }
+    }
+
+    // The same of one term, of values. Weights have the scale in them, which is 1 then, unless that makes
+    // a difference to what comes of infinities and of numbers that are too small: false is returned.
+    template <int R>
+    __device__ __forceinline__ bool plan_values(int e, const Geometry& g, const Table& table, const Terms& terms, const Row<I, R>& row, I group, I tap) {
+        const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
+        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, row, group, tap);
+        A by = field_at<A, I>(terms.factor[0], row.image, row.position, group, tap);
+        if (sample.nan) by = not_a_number(A(0));
+        bool folds = by - by == 0;
+        A plain[N], folded[N];
+        I at[N];
+#pragma unroll
+        for (int b = 0; b < N; ++b) {
+            plain[b] = corner_weight<A, I, R, false>(sample, 0, b);  // 0 outside of the image
+            at[b] = plain[b] == 0 ? I(0) : corner_pixel<A, I, R, false>(part, sample, b, true);
+            folded[b] = plain[b] * by;
+            folds = folds & ((folded[b] != 0) | (plain[b] == 0));
+        }
+#pragma unroll
+        for (int i = 0; i < PACKS; ++i) {
+            Pack<A, EACH> some;
+            Pack<I, EACH> places;
+#pragma unroll
+            for (int b = 0; b < EACH; ++b) some.v[b] = folds ? folded[i * EACH + b] : plain[i * EACH + b], places.v[b] = at[i * EACH + b];
+            weights[e * PACKS + i] = some, pixels[e * PACKS + i] = places;
+        }
+        scale[e] = folds ? A(1) : by;
+        return folds;
+    }
+
+    // sum += the corners of a sample in V channels, of an image that begins at x.
+    template <class T, int V> __device__ __forceinline__ void add(int e, const T* x, I channels, A (&sum)[V]) const {
+#pragma unroll
+        for (int b = 0; b < N; ++b) {
+            const A by = weight(e, b);
+            if (by == 0) continue;
+            A corner[V];
+            load<T, A, V>(x + wide_product(pixel(e, b), channels), corner);
+#pragma unroll
+            for (int v = 0; v < V; ++v) sum[v] += by * corner[v];
+        }
+    }
+
+    // The same of finite pixels: what is not to be read is read too, so that all are on their way at
+    // a time, and times 0.
+    template <class T, int V> __device__ __forceinline__ void add_finite(int e, const T* x, I channels, A (&sum)[V]) const {
+        Words<T, V> corners[N];
+#pragma unroll
+        for (int b = 0; b < N; ++b) corners[b].load(x + wide_product(pixel(e, b), channels));
+#pragma unroll
+        for (int b = 0; b < N; ++b) corners[b].add(weight(e, b), sum);
+    }
 };
 
-template <class A, class I, int R, bool WIDE>
-__device__ __forceinline__ void plan_tile(const Geometry& g, const Terms& terms, int64_t row, int64_t last_row, I pair,
-                                          Plan<A, I, corner_count<R, WIDE>()>* plans) {
-    using P = Plan<A, I, corner_count<R, WIDE>()>;
-    const I pairs = I(g.groups * g.taps), taps = I(g.taps), positions = I(g.positions);
-    for (int e = threadIdx.x; e < Tile<P>::PLANS; e += blockDim.x) {
-        const int64_t r = row + e % Tile<P>::ROWS;
-        const I p = pair + e / Tile<P>::ROWS;
-        if (r < last_row && p < pairs)
-            make_plan<A, I, R, WIDE>(g, terms, I(r) / positions, p / taps, p % taps, I(r) % positions, plans[e]);
+// A block takes tiles of 16 rows and several (offset group, tap) pairs, as many as its shared memory
+// holds plans of; neighbouring threads plan neighbouring positions. `Sampling._tiles` counts tiles by
+// these numbers.
+template <class A, class I, int N> struct Tile {
+    enum { ROWS = 16, PAIRS = N * (sizeof(A) + sizeof(I)) + sizeof(A) > 200 ? 4 : 8, PLANS = ROWS * PAIRS };
+};
+
+// take(plans, which, image, row, tap, channel) for V channels of one sample after another, `lanes`
+// neighbouring threads being at one sample. Taps are all alike.
+template <class A, class I, int R, int V, bool WIDE, class F>
+__device__ __forceinline__ void walk_tiles(const Geometry& g, const Terms& terms, int64_t first_row, int64_t rows, int64_t tiles, int lanes, F take) {
+    constexpr int N = corner_count<R, WIDE>();
+    using S = Tile<A, I, N>;
+    __shared__ Plans<A, I, N, S::PLANS> plans;
+    const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + S::PAIRS - 1) / S::PAIRS;
+    const I width = I(g.channels / g.groups), vectors = width / V;
+    const int64_t last = first_row + rows;
+    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const int64_t row = first_row + tile / across * S::ROWS;
+        const I pair = I(tile % across) * S::PAIRS;
+        for (int e = threadIdx.x; e < S::PLANS; e += blockDim.x) {
+            const int64_t r = row + e % S::ROWS;
+            const I p = pair + e / S::ROWS, group = quotient(p, g.by_taps);
+            if (r >= last || p >= pairs) continue;
+            plans.template plan<R, WIDE>(e, g, PYD_NO_TABLE, terms, make_row<I, R>(g, I(r)), group, p - group * taps);
+        }
+        __syncthreads();
+        for (I e = threadIdx.x / lanes; e < S::PLANS; e += blockDim.x / lanes) {
+            const I p = pair + e / S::ROWS, group = quotient(p, g.by_taps);
+            const int64_t r = row + e % S::ROWS;
+            if (r >= last || p >= pairs) continue;
+            const I image = quotient(I(r), g.by_positions);
+            for (I vector = threadIdx.x % lanes; vector < vectors; vector += lanes)
+                take(plans, int(e), image, r, p - group * taps, group * width + vector * V);
+        }
+        __syncthreads();
     }
 }

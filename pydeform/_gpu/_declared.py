@@ -193,6 +193,6 @@ def device_stub(kernel: Kernel, instance: Instance) -> str:
     """Source of the function that the GPU starts."""
     return (
         f'extern "C" __global__ void __launch_bounds__({kernel.threads}, {kernel.blocks}) '
-        f"{kernel.symbol(instance)}(const __grid_constant__ {kernel.args} a) "
+        f"{kernel.symbol(instance)}(PYD_ARGUMENTS {kernel.args} a) "
         f"{{ {kernel.call(instance)}(a); }}\n"
     )

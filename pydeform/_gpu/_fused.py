@@ -28,9 +28,10 @@ def _device(number: int) -> tuple[int, int]:
     """Return compute capability (0 where there are no such tensor cores) and multiprocessors."""
     import cupy
 
+    if cupy.cuda.runtime.is_hip:
+        return 0, 0
     device = cupy.cuda.Device(number)
-    capability = 0 if cupy.cuda.runtime.is_hip else int(device.compute_capability)
-    return capability, int(device.attributes["MultiProcessorCount"])
+    return int(device.compute_capability), int(device.attributes["MultiProcessorCount"])
 
 
 def _machine(layout: Layout) -> tuple[int, int]:
@@ -100,7 +101,7 @@ def convolve(
     bias
         b [Co] or None.
     mask
-        m [N, Go * K, P] of float32, of any strides, or None.
+        m [N, P, Go, K] of any strides and type, or None.
     out
         [N, Co, *O] or, channels last, [N, *O, Co]; contiguous.
     """

@@ -45,9 +45,22 @@ def strides(array: Array) -> tuple[int, ...]:
     return tuple(step // array.itemsize for step in array.strides)
 
 
+def kind(dtype: np.dtype[Any]) -> int:
+    """Return the number of a type where kernels take any: as in _stencil.cuh."""
+    return {"float16": 1, "bfloat16": 2}.get(dtype.name, 0)
+
+
 def field(array: Maybe) -> list[int]:
-    """Members of a `Field`: [N, pairs, P] of any strides, or None for 1 everywhere."""
-    return [0, 0, 0, 0] if array is None else [pointer(array), *strides(array)]
+    """Members of a `Field`: [N, P, Go, K] of any strides, or None for 1 everywhere."""
+    if array is None:
+        return [0] * 6
+    return [pointer(array), *strides(array), kind(array.dtype)]
+
+
+def divisor(by: int) -> list[int]:
+    """Members of a `Divisor`; the quotient of nothing is never taken."""
+    shift = 31 + (max(by, 1) - 1).bit_length()
+    return [by, -(-(1 << shift) // max(by, 1)), shift]
 
 
 def blocks(count: int) -> tuple[int]:
@@ -68,7 +81,7 @@ def copy(source: Array, out: Array, turned: bool, bias: Maybe = None) -> None:
     args.append(int(flat))
     names = (NAMES[source.dtype.name], NAMES[out.dtype.name])
     kernel = "turn" if turned else "cast"
-    launch("relay", kernel, names, blocks(tiles), (THREADS,), args, xp=namespace(source))
+    launch("turn", kernel, names, blocks(tiles), (THREADS,), args, xp=namespace(source))
 
 
 class Layout:
@@ -76,7 +89,7 @@ class Layout:
 
     def __init__(self, geometry: ConvGeometry, like: Array) -> None:
         self.geometry = geometry
-        self.xp = namespace(like)
+        self.xp, self.like = namespace(like), like
         self.storage = like.dtype
         self.dtype = working(like.dtype)
         self.pixels = prod(geometry.size)
@@ -90,6 +103,10 @@ class Layout:
     def zeros(self, *shape: int) -> Array:
         """Return zeros of the working type."""
         return self.xp.zeros(shape, self.dtype)
+
+    def wide(self, array: Array) -> Array:
+        """Return an array in the working type: itself where it has it."""
+        return array.astype(self.dtype, copy=False)
 
     def _last(self, array: Array, channels: int, dtype: Any) -> Array:
         """[N, spatial, channels], contiguous: the array itself where it lies so."""
@@ -113,36 +130,21 @@ class Layout:
         """ybar [N * P, channels]."""
         return self._last(grad_output, channels, dtype).reshape(self.rows, channels)
 
-    def target_pairs(self, array: Array) -> Array:
-        """View [N, Go * K, P] of an array with one number per offset group and tap."""
-        g = self.geometry
-        pairs = g.offset_groups * g.taps
-        if g.channels_last:
-            return array.reshape(g.batch, self.positions, pairs).transpose(0, 2, 1)
-        return array.reshape(g.batch, pairs, self.positions)
-
-    def target_coordinates(self, array: Array) -> Array:
-        """View [N, Go * K, n, P] of an array with one number per offset group, tap and axis."""
-        g = self.geometry
-        pairs = g.offset_groups * g.taps
-        if g.channels_last:
-            split = array.reshape(g.batch, self.positions, pairs, g.rank)
-            return split.transpose(0, 2, 3, 1)
-        return array.reshape(g.batch, pairs, g.rank, self.positions)
-
     def pairs(self, array: Array) -> Array:
-        """m [N, Go * K, P] of the working type, a view where it can be."""
-        return self.target_pairs(array.astype(self.dtype, copy=False))
+        """View [N, P, Go, K] of an array with one number per offset group and tap."""
+        return self._samples(array)
 
     def coordinates(self, array: Array) -> Array:
-        """p [N, Go * K, n, P] of the working type, a view where it can be."""
-        return self.target_coordinates(array.astype(self.dtype, copy=False))
+        """View [N, P, Go, K, n] of an array with one number per offset group, tap and axis."""
+        return self._samples(array, self.geometry.rank)
 
-    def result(self, like: Maybe) -> Maybe:
-        """Memory of the working type for a result: the array itself where it has it."""
-        if like is None or like.dtype == self.dtype:
-            return like
-        return self.empty(*like.shape)
+    def _samples(self, array: Array, *axes: int) -> Array:
+        g = self.geometry
+        each = (g.offset_groups, g.taps, *axes)
+        if g.channels_last:
+            return array.reshape(g.batch, self.positions, *each)
+        split = array.reshape(g.batch, *each, self.positions)
+        return split.transpose(0, len(each) + 1, *range(1, len(each) + 1))
 
     def store(self, rows: Array, out: Array, first: int, bias: Maybe = None) -> None:
         """Write rows [count, channels] from `first` on to the output's or input's layout.

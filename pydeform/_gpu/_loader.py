@@ -44,7 +44,7 @@ def launch(
         Up to three numbers each. Nothing happens where a grid has no blocks.
     args : sequence
         Members of the kernel's struct, in order: arrays and None become pointers, integers
-        int64_t, floats double.
+        int64_t, floats double; bytes are what they are.
     shared : int
         Bytes of dynamic shared memory.
     xp : module
@@ -82,12 +82,16 @@ def device_name() -> str | None:
 
 
 def _packed(args: Sequence[Any], pointer: Any) -> bytes:
-    """Members of a struct of 8 bytes each."""
-    form, values = [], []
+    """Members of a struct of 8 bytes each, and arrays as bytes."""
+    form: list[str] = []
+    values: list[Any] = []
     for value in args:
         if isinstance(value, float | np.floating):
             form.append("d")
             values.append(float(value))
+        elif isinstance(value, bytes):
+            form.append(f"{len(value)}s")
+            values.append(value)
         elif value is None or isinstance(value, int | np.integer):
             form.append("q")
             values.append(0 if value is None else int(value))

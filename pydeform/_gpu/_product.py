@@ -1,4 +1,4 @@
-"""Products of matrices: cuBLAS on a device, NumPy where kernels are executed on the CPU.
+"""Products of matrices: cuBLAS on a device of NVIDIA's, elsewhere `matmul` of the arrays' library.
 
 Operands of 16 bits are multiplied as they are and added up in float32, on tensor cores; those of
 float32 in float32, unless PYDEFORM_TF32=1 allows the ten bits of TF32.
@@ -37,15 +37,17 @@ def product(
     if a.size == 0:
         if not add:
             out[...] = 0
-    elif namespace(out) is np:
-        _on_host(a, b, out, a_turned, b_turned, add)
+    elif (xp := namespace(out)) is np or xp.cuda.runtime.is_hip:
+        _by_matmul(xp, a, b, out, a_turned, b_turned, add)
     else:
         _on_device(a, b, out, a_turned, b_turned, add)
 
 
-def _on_host(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, add: bool) -> None:
+def _by_matmul(
+    xp: Any, a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, add: bool
+) -> None:
     a, b = (operand.astype(out.dtype, copy=False) for operand in (a, b))
-    found = np.matmul(a.swapaxes(1, 2) if a_turned else a, b.swapaxes(1, 2) if b_turned else b)
+    found = xp.matmul(a.swapaxes(1, 2) if a_turned else a, b.swapaxes(1, 2) if b_turned else b)
     if add:
         out += found
     else:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pydeform import _cuda
 from pydeform._gpu import _workspace
 from pydeform._gpu._layout import (
     NAMES,
@@ -15,17 +19,21 @@ from pydeform._gpu._layout import (
     Layout,
     Maybe,
     blocks,
+    divisor,
     field,
+    kind,
     pointer,
     strides,
 )
 from pydeform._gpu._loader import launch
 from pydeform._shapes import ConvGeometry
 
-#: One addend factor * S_alpha: bits of the differentiated axes, and a field [N, pairs, P] or None.
+#: One addend factor * S_alpha: bits of the differentiated axes, and a field [N, P, Go, K] or None.
 Term = tuple[int, Maybe]
 #: Extents up to which an `int` holds every index, whatever the offsets (see _stencil.cuh).
 _NARROW = 1 << 29
+#: Numbers of a table that come with a kernel's arguments, `Taps::near`.
+_NEAR = 256
 _MODES = ("zeros", "clip_zero", "border")
 _KINKS = ("right", "open", "mean")
 _LANES = 32
@@ -38,22 +46,61 @@ def _power(count: int, most: int) -> int:
     return min(1 << max(count - 1, 0).bit_length(), most)
 
 
-def _indices(g: ConvGeometry, samples: int) -> str:
-    """Return the type of indices."""
+def _indices(g: ConvGeometry, samples: int, fields: Iterable[Maybe]) -> str:
+    """Return the type of indices, and of the strides of fields."""
     upscale = g.upscale or (1,) * g.rank
-    spans = [samples, prod(g.size), prod(g.out_size)]
+    spans = [samples, prod(g.size), prod(g.out_size), g.channels]
     for axis in range(g.rank):
         steps = (g.out_size[axis] - 1) // upscale[axis] * g.stride[axis]
         spans += [g.size[axis], g.pad[axis], steps + (g.kernel[axis] - 1) * g.dilation[axis]]
         spans += [g.stride[axis], g.dilation[axis], upscale[axis]]
+    spans += [abs(step) for array in fields if array is not None for step in strides(array)]
     return "int" if max(spans) < _NARROW else "int64_t"
 
 
-def modulated(m: Maybe, mu: Maybe, v: Sequence[Maybe]) -> list[Term]:
-    """Return the terms of mu S_0 + sum_d m v_d S_{e_d}: how samples change in a direction."""
+def modulated(layout: Layout, m: Maybe, mu: Maybe, v: Maybe) -> tuple[list[Term], list[Maybe]]:
+    """Return the terms of mu S_0 + sum_d m v_d S_{e_d}: how samples change in a direction.
+
+    v is [N, P, Go, K, n]; the second result is it by axes.
+    """
     terms: list[Term] = [] if mu is None else [(0, mu)]
-    moved = ((1 << d, move) for d, move in enumerate(v) if move is not None)
-    return terms + [(alpha, move if m is None else m * move) for alpha, move in moved]
+    by_axes: list[Maybe] = [None] * layout.geometry.rank
+    if v is not None:
+        by_axes = [v[..., axis] for axis in range(layout.geometry.rank)]
+        products = (
+            by_axes if m is None else [layout.wide(m) * layout.wide(move) for move in by_axes]
+        )
+        terms += [(1 << axis, product) for axis, product in enumerate(products)]
+    return terms, by_axes
+
+
+def _rows_first(array: Maybe) -> bool:
+    """Return whether numbers of neighbouring rows lie closer than those of neighbouring samples."""
+    if array is None:
+        return False
+    steps = [abs(step) for step in strides(array)]
+    others = [step for step, extent in zip(steps[2:], array.shape[2:], strict=True) if extent > 1]
+    return steps[1] < min(others, default=0)
+
+
+def _table(g: ConvGeometry, dtype: np.dtype[Any]) -> NDArray[np.int64]:
+    """Return what `Taps` of _stencil.cuh tells of levels and taps."""
+    levels, cell = [], 0
+    for level in g.levels:
+        levels += [level.start, cell, *level.size]
+        cell += prod(size + 2 for size in level.size)
+    if levels:
+        each = g.taps // len(g.levels)
+        levels += [tap // each * (2 + g.rank) for tap in range(g.taps)]
+    units = np.array(
+        [
+            [[dtype.type(x) for x in axis] for axis in zip(*tap, strict=True)]
+            for tap in zip(g.scale, g.start, strict=True)
+        ],
+        dtype,
+    ).tobytes()
+    units += bytes(-len(units) % 8)
+    return np.concatenate([np.array(levels, np.int64), np.frombuffer(units, np.int64)])
 
 
 class Sampling:
@@ -63,33 +110,55 @@ class Sampling:
     ----------
     layout
         The convolution and where its arrays lie.
-    coordinates
-        [N, Go * K, n, P] in pixels, of the working type, or None for offsets of 0.
+    offset
+        [N, P, Go, K, n] of any strides, or None for offsets of 0.
+    fields
+        What else is read or written by sample.
     """
 
-    def __init__(self, layout: Layout, coordinates: Maybe) -> None:
+    def __init__(self, layout: Layout, offset: Maybe, fields: Sequence[Maybe] = ()) -> None:
         g = layout.geometry
         self.layout, self.geometry, self.xp = layout, g, layout.xp
         self.pairs = g.offset_groups * g.taps
         self.width = g.channels // g.offset_groups
-        self.index = _indices(g, layout.rows * self.pairs)
+        self.index = _indices(g, layout.rows * self.pairs, (offset, *fields))
         self.T, self.A = NAMES[layout.storage.name], NAMES[layout.dtype.name]
-        self.offset = coordinates
-        # Of [N, Go * K * n, P] as the caller has it.
-        channels = self.pairs * g.rank
-        moves = (1, channels) if g.channels_last else (layout.positions, 1)
+        self.offset = offset
+        self.cells = sum(
+            prod(size + 2 for size in part)
+            for part in ([level.size for level in g.levels] or [g.size])
+        )
+        self.rows_first = _rows_first(next((f for f in (offset, *fields) if f is not None), None))
 
         def three(values: Sequence[int]) -> list[int]:
             return [*values, *[1] * (3 - g.rank)]
 
         per_axis = (g.size, g.out_size, g.kernel, g.stride, g.pad, g.dilation)
+        samples = [0] * 7
+        if offset is not None:
+            samples = [*field(offset[..., 0]), strides(offset)[-1]]
         self.args = [
             *(g.batch, g.channels, g.offset_groups, g.taps, layout.pixels, layout.positions),
             *(number for values in per_axis for number in three(values)),
             *three(g.upscale or (1,) * g.rank),
             *(_MODES.index(g.mode), _KINKS.index(g.kink), int(g.absolute)),
-            *(pointer(coordinates), channels * layout.positions, *moves),
+            *(*samples, self.cells),
+            *(*divisor(layout.positions), *divisor(g.taps), *divisor(self.pairs)),
         ]
+
+    @cached_property
+    def taps(self) -> list[int | bytes]:
+        """Members of `Taps`."""
+        g = self.geometry
+        table = _table(g, self.layout.dtype)
+        known = [int(bool(g.scale)), len(g.levels), len(table)]
+        if len(table) <= _NEAR:
+            return [*known, 0, table.tobytes().ljust(8 * _NEAR, b"\0")]
+        self.far = table  # kept as long as its address
+        if self.xp is not np:
+            with self.xp.cuda.using_allocator():  # not in a workspace: other calls will read it
+                self.far = _cuda.constant(table, self.layout.like.device.id)
+        return [*known, pointer(self.far), bytes(8 * _NEAR)]
 
     # How a launch is made.
 
@@ -112,12 +181,13 @@ class Sampling:
         missing = 4 - len(terms)
         fields = [number for _, factor in terms for number in field(factor)]
         alphas = [alpha for alpha, _ in terms]
-        return [len(terms), *alphas, *[0] * missing, *fields, *[0] * 4 * missing]
+        return [len(terms), *alphas, *[0] * missing, *fields, *[0] * 6 * missing]
 
     def _columns(self, columns: Array, first: int) -> list[int]:
         """Members of `Columns` from [groups, rows, taps, channels of a group]."""
         group, row, tap, _ = strides(columns)
-        return [pointer(columns), first, columns.shape[3], group, row, tap]
+        width = divisor(columns.shape[3])
+        return [pointer(columns), first, *width, group, row, tap, kind(columns.dtype)]
 
     def _run(
         self,
@@ -125,18 +195,19 @@ class Sampling:
         kernel: str,
         instance: Sequence[object],
         units: int,
-        args: list[int],
+        args: Sequence[int | bytes],
         threads: int = THREADS,
+        plain: bool = False,
     ) -> None:
         names = tuple(str(part) for part in instance)
-        launch(source, kernel, names, blocks(units), (threads,), [*self.args, *args], xp=self.xp)
+        args = args if plain else [*self.args, *args]
+        launch(source, kernel, names, blocks(units), (threads,), args, xp=self.xp)
 
     def _tiles(self, rows: int, wide: str) -> int:
         """Return how many tiles there are; `Tile` of _columns.cuh has their size."""
         corners = (3 if wide == "true" else 2) ** self.geometry.rank
         number, index = self.layout.dtype.itemsize, 8 if self.index == "int64_t" else 4
-        plan = corners * (number + index) + number + index
-        pairs = 4 if -(-plan // max(number, index)) * max(number, index) > 200 else 8
+        pairs = 4 if corners * (number + index) + number > 200 else 8
         return -(-rows // _TILE_ROWS) * -(-self.pairs // pairs)
 
     # The operators. Images are [N, pixels, C]; columns [g, rows, K, C / g] of the working type.
@@ -148,22 +219,17 @@ class Sampling:
 
         Columns that nothing is added to may be of the storage type.
         """
-        rank = self.geometry.rank
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
         rows = columns.shape[1]
         tiles = self._tiles(rows, wide)
         args = [*self._terms(terms), pointer(image), *self._columns(columns, first)]
-        instance = (self.T, self.A, rank, vector, wide, self.index)
-        narrow = int(columns.dtype != self.layout.dtype)
-        args += [rows, tiles, self._lanes(vector), int(add), narrow]
+        instance = (self.T, self.A, self.geometry.rank, vector, wide, self.index)
+        args += [rows, tiles, self._lanes(vector), int(add)]
         self._run("sample", "blend", instance, tiles, args)
 
     def weigh(self, image: Array, terms: Sequence[Term], out: Array, add: bool = False) -> None:
-        """Write (or add) the same, summed over taps, for all rows [N * P, C].
-
-        `out` is of the working type, or of the storage type where nothing is added.
-        """
+        """Write (or add) the same, summed over taps, for all rows [N * P, C] of any type."""
         g = self.geometry
         vector = self._vector(image.itemsize, (image, out), ())
         wide = self._wide(alpha for alpha, _ in terms)
@@ -172,12 +238,11 @@ class Sampling:
         vectors = g.channels // vector
         across = min(vectors, threads)
         tiles = -(-out.shape[0] // (threads // across)) * -(-vectors // across)
-        narrow = int(out.dtype != self.layout.dtype)
-        args = [*self._terms(terms), pointer(image), pointer(out), out.shape[0], tiles, across]
-        instance = (self.T, self.A, g.rank, vector, wide, self.index)
-        self._run(
-            "local_conv", "weigh", instance, tiles, [*args, int(add), narrow], threads=threads
-        )
+        args = [*self.taps, *self._terms(terms), pointer(image), pointer(out), kind(out.dtype)]
+        args += [out.shape[0], tiles, across, int(add), int(self.rows_first)]
+        plain = "true" if [alpha for alpha, _ in terms] == [0] else "false"
+        instance = (self.T, self.A, g.rank, vector, wide, plain, self.index)
+        self._run("local_conv", "weigh", instance, tiles, args, threads=threads)
 
     def dots(
         self,
@@ -189,7 +254,7 @@ class Sampling:
     ) -> None:
         """Write sum_c columns * S_alpha(image), one number per sample, for rows from `first`.
 
-        `outputs` are (alpha, [N, pairs, P] to write to, whether to multiply by `factor`).
+        `outputs` are (alpha, [N, P, Go, K] to write to, whether to multiply by `factor`).
         """
         rank = self.geometry.rank
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
@@ -198,12 +263,13 @@ class Sampling:
         tiles = -(-rows * self.pairs // _DOT_SAMPLES)
         missing = [0] * (8 - len(outputs))
         args = [
-            *(pointer(image), *self._columns(columns, first), rows, tiles),
-            *(self._lanes(vector), *field(factor), len(outputs)),
+            *(*self.taps, pointer(image), *self._columns(columns, first), rows, tiles),
+            *(self._lanes(vector), int(self.rows_first), *divisor(rows)),
+            *(*field(factor), len(outputs)),
             *(*[alpha for alpha, _, _ in outputs], *missing),
             *(*[int(factored) for _, _, factored in outputs], *missing),
             *(number for _, out, _ in outputs for number in field(out)),
-            *missing * 4,
+            *missing * 6,
         ]
         instance = (self.T, self.A, rank, vector, wide, self.index)
         self._run("sample", "dots", instance, tiles, args)
@@ -215,10 +281,15 @@ class Sampling:
         images: Array,
         first: int,
         deterministic: bool = True,
+        add: bool = True,
     ) -> None:
-        """Add the sum over terms of S_alpha^T(factor * columns) to images of the working type."""
+        """Add the sum over terms of S_alpha^T(factor * columns) to images, [N, pixels, C].
+
+        Without `add` (by the deterministic way, for all rows) it is written, and they may be of any
+        type.
+        """
         if deterministic:
-            self._gather(columns, terms, images, first)
+            self._gather(columns, terms, images, first, add)
             return
         rows = columns.shape[1]
         vector = self._vector(images.itemsize, (columns,), (columns.shape[3],))
@@ -227,34 +298,44 @@ class Sampling:
         args = [*self._terms(terms), *self._columns(columns, first), pointer(images), rows, tiles]
         args.append(self._lanes(vector))
         instance = (self.A, self.geometry.rank, vector, wide, self.index)
-        self._run("sample", "scatter", instance, tiles, args)
+        self._run("splat", "scatter", instance, tiles, args)
 
-    def _gather(self, columns: Array, terms: Sequence[Term], images: Array, first: int) -> None:
+    def _gather(
+        self, columns: Array, terms: Sequence[Term], images: Array, first: int, add: bool
+    ) -> None:
         g, xp, rows = self.geometry, self.xp, columns.shape[1]
-        if not rows:
+        if not rows or not terms:
+            if not add:
+                images[...] = 0
             return
         image = first // self.layout.positions
         count = -(-(first + rows) // self.layout.positions) - image
-        dead = count * g.offset_groups * prod(size + 2 for size in g.size)
-        narrow = dead < 2**31
-        keys = xp.empty(rows * self.pairs, np.int32 if narrow else np.int64)
+        cells = count * g.offset_groups * self.cells
+        index = self.index if cells < 2**31 else "int64_t"
         wide = self._wide(alpha for alpha, _ in terms)
         corners = (3 if wide == "true" else 2) ** g.rank
+        numbers = np.int32 if index == "int" else np.int64
+        keys, ranks, order = (xp.empty(rows * self.pairs, numbers) for _ in range(3))
         weights = self.layout.empty(keys.size, corners)
-        args = [*self._terms(terms), first, rows, image, dead, pointer(keys), int(narrow)]
-        planned = (self.A, g.rank, wide, self.index)
+        counts = xp.zeros(cells + 1, numbers)
+        args = [*self.taps, *self._terms(terms), first, rows, image]
+        args += [pointer(array) for array in (keys, ranks, counts, weights)]
         units = -(-keys.size // THREADS)
-        self._run("sample", "keys", planned, units, [*args, pointer(weights)])
-        order = xp.argsort(keys, kind="stable").astype(np.int64, copy=False)
-        cells = xp.arange(dead + 1, dtype=keys.dtype)
-        start = xp.searchsorted(keys[order], cells).astype(np.int64, copy=False)
-        vector = self._vector(images.itemsize, (columns, images), (columns.shape[3],))
+        self._run("splat", "keys", (self.A, g.rank, wide, index), units, args)
+        start = xp.cumsum(counts, dtype=numbers)
+        args = [pointer(array) for array in (keys, ranks, start, order)]
+        self._run("splat", "place", (index,), units, [*args, keys.size], plain=True)
+        tiles = -(-cells // THREADS)
+        args = [pointer(start), pointer(order), cells, tiles]
+        self._run("splat", "settle", (index,), tiles, args, plain=True)
+        vector = self._vector(self.layout.dtype.itemsize, (columns, images), (columns.shape[3],))
+        vector = vector if index == "int" else 1
         lanes = self._lanes(vector)
-        args = [*self._columns(columns, first), pointer(weights), pointer(order), pointer(start)]
+        args = [*self.taps, *self._columns(columns, first)]
+        args += [pointer(weights), pointer(order), pointer(start)]
         units = -(-count * self.layout.pixels * g.offset_groups * lanes // THREADS)
-        args += [pointer(images), image, count, lanes]
-        instance = (self.A, g.rank, vector, wide, self.index)
-        self._run("sample", "gather", instance, units, args)
+        args += [pointer(images), kind(images.dtype), int(add), image, count, lanes]
+        self._run("splat", "gather", (self.A, g.rank, vector, wide, index), units, args)
 
     def chunks(self, buffers: int, within_images: bool = False) -> Iterator[tuple[int, int]]:
         """Split the rows so that so many buffers of columns stay in the workspace: (first, count).

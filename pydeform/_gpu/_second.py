@@ -22,15 +22,20 @@ def _sum(terms: list[Array]) -> Maybe:
 
 
 class Dots:
-    """All the dots that are needed, taken chunk by chunk: [N, pairs, P] of the working type."""
+    """All the dots that are needed, taken chunk by chunk: [N, P, Go, K] of the working type."""
 
     def __init__(
         self, sampling: Sampling, m: Maybe, mu: Maybe, v: list[Maybe], to_p: bool, to_m: bool
     ) -> None:
-        self.sampling, self.m, self.mu, self.v = sampling, m, mu, v
+        self.sampling = sampling
+        self.v = [self._wide(one) for one in v]
+        self.m, self.mu = self._wide(m), self._wide(mu)
         self.to_p, self.to_m = to_p, to_m
         self.axes = range(sampling.geometry.rank)
         self.found: dict[tuple[str, int], Array] = {}
+
+    def _wide(self, array: Maybe) -> Maybe:
+        return None if array is None else self.sampling.layout.wide(array)
 
     def take(self, name: str, columns: Array, image: Array, first: int) -> None:
         """Dot one chunk of columns with an image: "Ax", "Au" or "Bx"."""
@@ -48,7 +53,8 @@ class Dots:
         if not alphas:
             return
         layout = self.sampling.layout
-        shape = (layout.geometry.batch, self.sampling.pairs, layout.positions)
+        g = layout.geometry
+        shape = (g.batch, layout.positions, g.offset_groups, g.taps)
         for alpha in alphas:
             if (name, alpha) not in self.found:
                 self.found[name, alpha] = layout.empty(*shape)
@@ -61,7 +67,7 @@ class Dots:
         return [] if found is None else [found if factor is None else factor * found]
 
     def second_coordinates(self) -> list[Maybe]:
-        """One [N, pairs, P] per axis; None where it is 0."""
+        """One [N, P, Go, K] per axis; None where it is 0."""
         results = []
         for e in self.axes:
             terms = self._of("Bx", 1 << e) + self._of("Au", 1 << e)
@@ -76,7 +82,7 @@ class Dots:
         return results
 
     def second_factor(self) -> Maybe:
-        """[N, pairs, P]; None where it is 0."""
+        """[N, P, Go, K]; None where it is 0."""
         terms = self._of("Bx", 0) + self._of("Au", 0)
         for d in self.axes:
             if self.v[d] is not None:
@@ -84,15 +90,11 @@ class Dots:
         return _sum(terms)
 
     def write(self, to_p: Maybe, to_m: Maybe) -> None:
-        """Write both to the caller's layout and type."""
-        layout = self.sampling.layout
+        """Write both to the caller's views, [N, P, Go, K, n] and [N, P, Go, K]."""
         targets: list[tuple[Any, Maybe]] = []
         if to_p is not None:
-            planes = layout.target_coordinates(to_p)
-            targets += [
-                (planes[:, :, e], found) for e, found in enumerate(self.second_coordinates())
-            ]
+            targets += [(to_p[..., e], found) for e, found in enumerate(self.second_coordinates())]
         if to_m is not None:
-            targets.append((layout.target_pairs(to_m), self.second_factor()))
+            targets.append((to_m, self.second_factor()))
         for target, found in targets:
             target[...] = 0 if found is None else found

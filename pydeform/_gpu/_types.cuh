@@ -20,7 +20,7 @@ typedef unsigned char uint8_t;
 
 // Lanes of a warp, and the mask that names them all.
 #if !defined(PYD_WARP)
-#if defined(PYD_HIP)
+#if defined(__GFX8__) || defined(__GFX9__)
 #define PYD_WARP 64
 #else
 #define PYD_WARP 32
@@ -32,6 +32,13 @@ typedef unsigned long long lanes_t;
 typedef unsigned int lanes_t;
 #endif
 #define PYD_ALL_LANES (~lanes_t(0))
+
+// How the struct of arguments stands in the signature of a kernel that is started from outside.
+#if defined(PYD_HIP)
+#define PYD_ARGUMENTS const
+#else
+#define PYD_ARGUMENTS const __grid_constant__
+#endif
 
 // T* name = the block's dynamic shared memory; all uses in one kernel are the same memory.
 // PYD_SHARED_ARRAY: one of fixed size, beside it.
@@ -115,6 +122,18 @@ struct __align__(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
   }
 };
 
+// a * b in one instruction, which the compiler does not see in 64 bits of each.
+__device__ __forceinline__ int64_t wide_product(int a, int b) {
+#if defined(PYD_HOST) || defined(PYD_HIP)
+  return int64_t(a) * b;
+#else
+  int64_t product;
+  asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+#endif
+}
+__device__ __forceinline__ int64_t wide_product(int64_t a, int64_t b) { return a * b; }
+
 // *to += values, no addition lost; four floats in one transaction where the hardware has that.
 template <class A, int V>
 __device__ __forceinline__ void atomic_add(A* to, const A (&values)[V]) {
@@ -149,25 +168,30 @@ __device__ __forceinline__ void copies_done() {
 
 // Exchange between all lanes of a warp.
 __device__ __forceinline__ int lane_of(int thread) { return thread & (PYD_WARP - 1); }
+#if defined(PYD_HIP)
+#define PYD_SHUFFLE(kind, value, by) __shfl##kind(value, by)
+#else
+#define PYD_SHUFFLE(kind, value, by) __shfl##kind##_sync(PYD_ALL_LANES, value, by)
+#endif
 template <class T>
 __device__ __forceinline__ T shuffle(T value, int lane) {
-  return __shfl_sync(PYD_ALL_LANES, value, lane);
+  return PYD_SHUFFLE(, value, lane);
 }
 template <class T>
 __device__ __forceinline__ T shuffle_xor(T value, int by) {
-  return __shfl_xor_sync(PYD_ALL_LANES, value, by);
+  return PYD_SHUFFLE(_xor, value, by);
 }
 template <class T>
 __device__ __forceinline__ T shuffle_down(T value, int by) {
-  return __shfl_down_sync(PYD_ALL_LANES, value, by);
+  return PYD_SHUFFLE(_down, value, by);
 }
-// The sum over each run of `width` lanes (a power of two), the same in all of them.
-template <class T>
-__device__ __forceinline__ T lanes_sum(T value, int width = PYD_WARP) {
+#undef PYD_SHUFFLE
+// Sums over each run of `width` lanes (a power of two), the same in all of them.
+template <class T, int N>
+__device__ __forceinline__ void lanes_sum(T (&values)[N], int width = PYD_WARP) {
+  for (int by = width / 2; by > 0; by /= 2)
 #pragma unroll
-  for (int by = PYD_WARP / 2; by > 0; by >>= 1)
-    if (by < width) value += shuffle_xor(value, by);
-  return value;
+    for (int i = 0; i < N; ++i) values[i] += shuffle_xor(values[i], by);
 }
 
 // Two floats rounded to 16 bits in one register, the first in the low half.

@@ -114,24 +114,25 @@ template <class T, int R, int ACROSS> struct Fused {
 
     // Samples of `count` taps from `tap` on, of the block's rows. Neighbouring threads: positions.
     __device__ __forceinline__ void plan(int row, int offset_group, int tap, int count) {
-        const int positions = int(a.g.positions);
 #pragma unroll 1
         for (int e = threadIdx.x; e < count * ROWS; e += THREADS) {
-            const int r = row + e % ROWS, image = r / positions, position = r % positions, t = tap + e / ROWS;
+            const int r = row + e % ROWS, t = tap + e / ROWS;
             Pack<float, N> weight;
             Pack<int, N> pixel;
             float scale = 0;
 #pragma unroll
             for (int b = 0; b < N; ++b) pixel.v[b] = -1, weight.v[b] = 0;
             if (r < int(a.end)) {
-                const Sample<float, int, R> sample = make_sample<float, int, R>(a.g, image, offset_group, t, position);
-                scale = field_at<float>(a.mask, image, offset_group * a.g.taps + t, position);
+                const Row<int, R> of = make_row<int, R>(a.g, r);
+                const Part<int, R> whole = part_of_tap<int, R>(a.g, PYD_NO_TABLE, t);
+                const Sample<float, int, R> sample = make_sample<float, int, R>(a.g, PYD_NO_TABLE, whole, of, offset_group, t);
+                scale = field_at<float, int>(a.mask, of.image, of.position, offset_group, t);
                 if (sample.nan) scale = not_a_number(0.0f);
 #pragma unroll
                 for (int b = 0; b < N; ++b) {
-                    const int at_corner = corner_pixel<float, int, R, false>(a.g, sample, b);
+                    const int at_corner = corner_pixel<float, int, R, false>(whole, sample, b);
                     const float by = corner_weight<float, int, R, false>(sample, 0, b);
-                    if (at_corner >= 0 && by != 0) pixel.v[b] = image * int(a.g.pixels) + at_corner, weight.v[b] = by;
+                    if (at_corner >= 0 && by != 0) pixel.v[b] = of.image * int(a.g.pixels) + at_corner, weight.v[b] = by;
                 }
             }
             at.pixels[e] = pixel, at.weights[e] = weight, at.scales[e] = scale;

@@ -20,7 +20,7 @@ from pydeform._gpu._layout import Array, Layout, Maybe
 from pydeform._gpu._product import ones, product
 from pydeform._gpu._sampling import Sampling, modulated
 from pydeform._gpu._second import Dots
-from pydeform._gpu._workspace import halve_once
+from pydeform._gpu._workspace import halve_once, in_workspace
 from pydeform._shapes import ConvGeometry
 
 
@@ -31,13 +31,10 @@ class Tangent:
         u, v, omega, self.beta, mu = parts
         layout = layer.layout
         self.u = None if u is None else layout.image(u)
-        self.v: list[Maybe] = [None] * layout.geometry.rank
-        if v is not None:
-            planes = layout.coordinates(v)
-            self.v = [planes[:, :, axis] for axis in range(layout.geometry.rank)]
         self.omega = None if omega is None else layer.weight(omega)
         self.mu = None if mu is None else layout.pairs(mu)
-        self.terms = modulated(layer.m, self.mu, self.v)
+        moves = None if v is None else layout.coordinates(v)
+        self.terms, self.v = modulated(layout, layer.m, self.mu, moves)
 
 
 class Layer:
@@ -161,6 +158,7 @@ def _flat(columns: Array) -> Array:
     return columns.reshape(groups, rows, taps * channels)
 
 
+@in_workspace
 @halve_once
 def deform_conv(
     geometry: ConvGeometry,
@@ -175,6 +173,7 @@ def deform_conv(
     Layer(geometry, input, offset, weight, mask).output(bias, out)
 
 
+@in_workspace
 @halve_once
 def deform_conv_backward(
     geometry: ConvGeometry,
@@ -192,14 +191,13 @@ def deform_conv_backward(
     to_x, to_p, to_w, to_b, to_m = grads
     ybar = layout.output(grad_output, geometry.out_channels, layout.storage)
     xbar = None if to_x is None else layout.zeros(*layer.x.shape)
-    pbar, mbar = layout.result(to_p), layout.result(to_m)
     wbar = None if to_w is None else layout.zeros(*layer.w.shape)
     outputs = []
-    if pbar is not None:
-        axes = layout.target_coordinates(pbar)
-        outputs += [(1 << d, axes[:, :, d], True) for d in range(geometry.rank)]
-    if mbar is not None:
-        outputs.append((0, layout.target_pairs(mbar), False))
+    if to_p is not None:
+        axes = layout.coordinates(to_p)
+        outputs += [(1 << d, axes[..., d], True) for d in range(geometry.rank)]
+    if to_m is not None:
+        outputs.append((0, layout.pairs(to_m), False))
     for first, rows in layer.chunks(2):
         y = layer.rows(ybar, first, rows)
         if wbar is not None:
@@ -215,26 +213,19 @@ def deform_conv_backward(
         bbar = layout.zeros(1, 1, geometry.out_channels)
         product(ones(layer.xp, layout.rows, ybar.dtype), ybar[None], bbar)
         to_b[...] = bbar[0, 0]
-    _finish(layer, (to_x, xbar), (to_w, wbar), (to_p, pbar), (to_m, mbar))
+    _finish(layer, (to_x, xbar), (to_w, wbar))
 
 
-def _finish(
-    layer: Layer,
-    image: tuple[Maybe, Maybe],
-    weight: tuple[Maybe, Maybe],
-    *others: tuple[Maybe, Maybe],
-) -> None:
+def _finish(layer: Layer, image: tuple[Maybe, Maybe], weight: tuple[Maybe, Maybe]) -> None:
     """Write results to the caller's layout and type: pairs of (where to, what)."""
     if image[0] is not None:
         xbar: Array = image[1]
         layer.layout.store(xbar.reshape(-1, xbar.shape[2]), image[0], 0)
     if weight[0] is not None:
         layer.to_weight(weight[1], weight[0])
-    for target, found in others:
-        if target is not None and target is not found:
-            target[...] = found
 
 
+@in_workspace
 @halve_once
 def deform_conv_jvp(
     geometry: ConvGeometry,
@@ -254,6 +245,7 @@ def deform_conv_jvp(
     layer.output_tangent(Tangent(layer, tangents), out_tangent)
 
 
+@in_workspace
 @halve_once
 def deform_conv_double_backward(
     geometry: ConvGeometry,
@@ -299,4 +291,7 @@ def deform_conv_double_backward(
                 sampling.splat(B, [(0, layer.m)], xbar, first)
             dots.take("Bx", B, layer.x, first)
     _finish(layer, (to_x, xbar), (to_w, wbar))
-    dots.write(to_p, to_m)
+    dots.write(
+        None if to_p is None else layout.coordinates(to_p),
+        None if to_m is None else layout.pairs(to_m),
+    )

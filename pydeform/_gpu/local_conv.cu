@@ -6,82 +6,109 @@
 
 struct weigh_args {
     Geometry g;
+    Taps taps;
     Terms terms;
     const void* images;
     void* out;  // [rows, channels]
+    int64_t kind;  // of its numbers
     int64_t rows, tiles;
-    int64_t across;  // threads along the channels of a row
-    int64_t add;     // to what `out` holds
-    int64_t narrow;  // `out` is of the storage type, else of the working type
+    int64_t across;      // threads along the channels of a row
+    int64_t add;         // to what `out` holds
+    int64_t rows_first;  // offsets of neighbouring rows lie side by side, else those of taps
 };
 
-// Shared memory for plans, in bytes: what every architecture gives without being asked.
+// Shared memory for plans, in bytes: with the table, what every architecture gives unasked.
 constexpr int PLAN_BYTES = 40960;
 
-// kernel: weigh args=weigh_args threads=256 registers=128
-// instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
-// instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// kernel: weigh args=weigh_args threads=256 registers=136
+// instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1 | 16B; WIDE,PLAIN = false,true | false,false | true,false; I = int
+// instances: T,A = float,float | double,double | half_t,float | bf16_t,float; R = 1 | 2 | 3; V = 1; WIDE,PLAIN = false,true | false,false | true,false; I = int64_t
 // registers: double = 144
-// registers: *,*,3,1,*,int64_t = 136
-// registers: double,double,3,1,*,int64_t = 152
+// registers: *,*,3,*,false,false,int64_t = 160
+// registers: *,*,3,*,true = 172
+// registers: double,double,3,*,false = 184
+// registers: double,double,3,*,true = 196
 // sass: *,*,*,16B = LDG.E.128
-template <class T, class A, int R, int V, bool WIDE, class I> __device__ void weigh(const weigh_args& a) {
-    using P = Plan<A, I, corner_count<R, WIDE>()>;
-    constexpr int PLANS = PLAN_BYTES / sizeof(P);
-    __shared__ P plans[PLANS];
+template <class T, class A, int R, int V, bool WIDE, bool PLAIN, class I> __device__ void weigh(const weigh_args& a) {
+    constexpr int N = corner_count<R, WIDE>(), PLANS = PLAN_BYTES / (N * (sizeof(A) + sizeof(I)) + sizeof(A));
+    __shared__ Plans<A, I, N, PLANS> plans;
+    __shared__ int64_t numbers[sizeof(Taps::near) / 8];
     const Geometry& g = a.g;
-    const I taps = I(g.taps), positions = I(g.positions), width = I(g.channels / g.groups);
-    const I vectors = I(g.channels) / V;
-    const int across = int(a.across), down = blockDim.x / across;
+    const Table table = make_table<R>(a.taps, g.taps, numbers);
+    const I positions = I(g.positions), width = I(g.channels / g.groups), vectors = I(g.channels) / V;
+    const int taps = int(g.taps), across = int(a.across), down = blockDim.x / across, each = blockDim.x / down;
     const int x = threadIdx.x % across, y = threadIdx.x / across;
     const I blocks = (vectors + across - 1) / across;
+    // The row that a thread plans samples of, and which of those.
+    const int i = a.rows_first ? threadIdx.x % down : threadIdx.x / each, j = a.rows_first ? threadIdx.x / down : threadIdx.x % each;
+    int known = 0, first_tap = 0, first_group = 0, more_taps = 0, more_groups = 0;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
         const int64_t row = tile / blocks * down;
         const I first = I(tile % blocks) * across, vector = first + x, channel = vector * V;
         // The offset groups that the channels of this block belong to, at most one a thread.
         const I group = first * V / width, end = first + across < vectors ? first + across : vectors;
-        const I groups = (end * V - 1) / width - group + 1;
+        const int groups = int((end * V - 1) / width - group + 1);
         const int64_t r = row + y;
-        const bool here = r < a.rows && y < down && vector < vectors;
+        const bool here = r < a.rows && y < down && vector < vectors, plans_here = row + i < a.rows && i < down && j < each;
         const T* image = here ? image_at<T>(a.images, g, I(r) / positions, channel) : nullptr;
+        const Row<I, R> planned = make_row<I, R>(g, I(row) + i);
         A sum[V];
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[v] = 0;
-        I together = PLANS / (down * groups);  // as many taps as there is room for
-        if (together > taps) together = taps;
-        for (I tap = 0; tap < taps; tap += together) {
-            const I count = tap + together < taps ? together : taps - tap;
-            for (I e = threadIdx.x; e < down * groups * count; e += blockDim.x) {
-                const int64_t s = row + e % down;
-                const I pair = e / down;
-                if (s < a.rows)
-                    make_plan<A, I, R, WIDE>(g, a.terms, I(s) / positions, group + pair / count, tap + pair % count, I(s) % positions, plans[e]);
+        // An odd number, so that the plans of neighbouring taps lie in different banks.
+        const int pitch = down * groups | 1, together = PLANS / pitch < taps ? PLANS / pitch : taps;
+        for (int tap = 0; tap < taps; tap += together) {
+            const int count = tap + together < taps ? together : taps - tap;
+            if (count != known) {
+                known = count, first_tap = j % count, first_group = j / count;
+                more_taps = each % count, more_groups = each / count;
             }
-            __syncthreads();
+            int k = first_tap, own = plans_here ? first_group : groups, apart = 0;
+            while (own < groups) {
+                const int e = k * pitch + i * groups + own;
+                if constexpr (PLAIN) apart |= !plans.template plan_values<R>(e, g, table, a.terms, planned, group + own, I(tap + k));
+                else plans.template plan<R, WIDE>(e, g, table, a.terms, planned, group + own, I(tap + k));
+                k += more_taps, own += more_groups;
+                if (k >= count) k -= count, ++own;
+            }
+            bool finite = !__syncthreads_or(apart) && PLAIN;
             if (here) {
-                const P* plan = plans + (channel / width - group) * count * down + y;
-                for (I k = 0; k < count; ++k, plan += down) {
-                    A blended[V];
-                    blend_corners<T, A, V>(*plan, image, g.channels, blended);
+                const int begin = y * groups + int(channel / width - group), stop = begin + count * pitch;
+                const I channels = I(g.channels);
+                A some[V];
 #pragma unroll
-                    for (int v = 0; v < V; ++v) sum[v] += plan->scale * blended[v];
+                for (int v = 0; v < V; ++v) some[v] = 0;
+                if (finite) {
+                    for (int e = begin; e < stop; e += pitch) plans.add_finite(e, image, channels, some);
+#pragma unroll
+                    for (int v = 0; v < V; ++v) finite = finite && some[v] - some[v] == 0;
                 }
+                if (!finite) {
+#pragma unroll
+                    for (int v = 0; v < V; ++v) some[v] = 0;
+#pragma unroll 1
+                    for (int e = begin; e < stop; e += pitch) {
+                        A blended[V];
+#pragma unroll
+                        for (int v = 0; v < V; ++v) blended[v] = 0;
+                        plans.add(e, image, channels, blended);
+#pragma unroll
+                        for (int v = 0; v < V; ++v) some[v] += plans.scale[e] * blended[v];
+                    }
+                }
+#pragma unroll
+                for (int v = 0; v < V; ++v) sum[v] += some[v];
             }
             __syncthreads();
         }
         if (!here) continue;
         const int64_t at = r * g.channels + channel;
-        if (a.narrow) {
-            store<T, A, V>(static_cast<T*>(a.out) + at, sum);
-            continue;
-        }
-        A* out = static_cast<A*>(a.out) + at;
         if (a.add) {
             A old[V];
-            load<A, A, V>(out, old);
+            load_numbers<A, V>(a.out, at, a.kind, old);
 #pragma unroll
             for (int v = 0; v < V; ++v) sum[v] += old[v];
         }
-        store<A, A, V>(out, sum);
+        store_numbers<A, V>(a.out, at, a.kind, sum);
     }
 }

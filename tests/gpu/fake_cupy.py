@@ -7,20 +7,27 @@ that computes by the executable specification.
 """
 
 import contextlib
-import importlib
+import importlib.util
 import inspect
 import sys
 import types
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
 from pydeform import _cuda, _ref
 
+_spec = importlib.util.spec_from_file_location(
+    "fake_memory", Path(__file__).with_name("fake_memory.py")
+)
+memory = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(memory)
+
 # What waited for the device, and what was moved to it, since `installed()`.
 waits, uploads = [], []
 _devices = [0]  # the last one is current
-_streams = []
+_streams = memory.streams
 NULL = object()
 
 
@@ -37,6 +44,8 @@ class Device:
 
 
 class Stream:
+    ptr = 0
+
     @classmethod
     def from_external(cls, obj):
         stream = cls()
@@ -191,13 +200,15 @@ def _new(array):
 
 
 def empty(shape, dtype=float, order="C"):
-    found = np.empty(shape, dtype, order)
+    found = memory.allocated(shape, dtype, order)
     found.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, until it is written
     return _new(found)
 
 
 def zeros(shape, dtype=float, order="C"):
-    return _new(np.zeros(shape, dtype, order))
+    found = memory.allocated(shape, dtype, order)
+    found[...] = 0
+    return _new(found)
 
 
 def ones(shape, dtype=float, order="C"):
@@ -242,9 +253,9 @@ def from_dlpack(array, *, device=None, copy=None):
 # Functions of both libraries with the same arguments.
 SAME = (
     "abs", "all", "any", "argsort", "ascontiguousarray", "astype", "broadcast_to", "concat",
-    "concatenate", "copyto", "cos", "exp", "expand_dims", "flip", "floor", "isnan", "log", "matmul",
-    "max", "maximum", "mean", "min", "minimum", "moveaxis", "ones_like", "permute_dims", "repeat",
-    "reshape", "searchsorted", "sin", "sqrt", "squeeze", "stack", "sum", "tanh", "where",
+    "concatenate", "copyto", "cos", "cumsum", "exp", "expand_dims", "flip", "floor", "isnan", "log",
+    "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "ones_like", "permute_dims",
+    "repeat", "reshape", "searchsorted", "sin", "sqrt", "squeeze", "stack", "sum", "tanh", "where",
     "zeros_like",
 )  # fmt: skip
 CREATION = (empty, zeros, ones, full, eye, arange, linspace, array, asarray)
@@ -278,6 +289,7 @@ def module():
     made.__version__, made.ndarray = "14.2.0", ndarray
     made.runtime = types.SimpleNamespace(
         is_hip=False,
+        getDevice=lambda: _devices[-1],
         getDeviceCount=lambda: 2,
         pointerGetAttributes=lambda pointer: types.SimpleNamespace(device=1),
         getDeviceProperties=lambda number: {
@@ -291,6 +303,10 @@ def module():
         Device=Device,
         Stream=Stream,
         get_current_stream=lambda: _streams[-1] if _streams else Stream(),
+        MemoryPool=memory.MemoryPool,
+        MemoryPointer=memory.MemoryPointer,
+        UnownedMemory=memory.UnownedMemory,
+        using_allocator=memory.using_allocator,
     )
     return made
 

@@ -62,8 +62,9 @@ __device__ void lanes(const lanes_args& a) {
   y[2 * n] = shuffle_down(x, 3);
   y[3 * n] = __shfl_up_sync(PYD_ALL_LANES, x, 3, 16);
   y[4 * n] = __shfl_sync(PYD_ALL_LANES, x, 9, 8);
-  y[5 * n] = lanes_sum(x);
-  y[6 * n] = lanes_sum(x, 8);
+  int all[1] = {x}, eighth[1] = {x};
+  lanes_sum(all), lanes_sum(eighth, 8);
+  y[5 * n] = all[0], y[6 * n] = eighth[0];
   y[7 * n] = int(__ballot_sync(PYD_ALL_LANES, x & 1));
   y[8 * n] = __any_sync(PYD_ALL_LANES, x == 7) + 2 * __all_sync(PYD_ALL_LANES, x >= 0);
   y[9 * n] = lane < 16 ? __shfl_xor_sync(0xffffu, x, 8) : __shfl_xor_sync(0xffff0000u, x, 4);

@@ -276,7 +276,7 @@ def test_what_cupy_is_given(monkeypatch):
     assert options == ("-std=c++17",)
     assert "struct half_t" in code  # headers are in it: the key of CuPy's cache is the code
     assert '#include "' not in code
-    assert code.count(f" {name}(const __grid_constant__ reverse_args a)") == 1
+    assert code.count(f" {name}(PYD_ARGUMENTS reverse_args a)") == 1
     assert "__launch_bounds__(256, 1)" in code
 
     launched.clear()

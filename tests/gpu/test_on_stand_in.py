@@ -13,7 +13,7 @@ import pytest
 
 import pydeform
 import pydeform._gpu
-from pydeform._gpu import _host, _loader
+from pydeform._gpu import _fused, _host, _loader
 from pydeform._gpu._product import product
 from pydeform.testing.operations import OPERATIONS
 
@@ -116,3 +116,42 @@ def test_tf32_is_asked_for_by_name(monkeypatch):
         product(*arrays)
         product(*(a.astype(np.float64) for a in arrays))
     assert cublas.calls == [77, 70]
+
+
+# Of each operation with kernels of its own.
+AMD = [case for case in CASES if "wide" in case.id or "attn" in case.id]
+
+
+def many_channels():
+    """A convolution in 16 bits that tensor cores would take."""
+    rng = np.random.default_rng(0)
+    shapes = {"input": (1, 32, 4, 5), "offset": (1, 8, 3, 4), "weight": (6, 32, 2, 2)}
+    return {name: rng.integers(-2, 3, s).astype(np.float16) for name, s in shapes.items()}
+
+
+@pytest.mark.parametrize(("make", "dtype"), AMD)
+def test_a_cupy_built_for_rocm_takes_columns_and_matmul(make, dtype, monkeypatch):
+    """What it has not: cuBLAS, capabilities, tensor cores as NVIDIA's."""
+    launched = set()
+
+    def watching(source, declared, *rest):
+        launched.add(declared.name)
+        on_host(source, declared, *rest)
+
+    monkeypatch.setattr(_loader, "_device_launch", watching)
+    monkeypatch.setattr(_fused, "_device", _fused._device.__wrapped__)  # which keeps what it found
+    case, conv = make("dyadic").astype(np.dtype(dtype)), many_channels()
+    with pydeform.use_backend("ref"):
+        expected = manners.evaluate(case)
+        product = pydeform.deform_conv2d(**conv)
+    moved = manners.on_device(case)
+    with fake.installed(pydeform._gpu) as cupy:
+        cupy.cuda.runtime.is_hip = True
+        assert pydeform.info().backends["cuda"] == "available"
+        found = manners.evaluate(moved)
+        on_amd = pydeform.deform_conv2d(**{n: fake.to_device(a) for n, a in conv.items()})
+    np.testing.assert_array_equal(on_amd._array, product)
+    assert "blend" in launched
+    assert not launched & {"fused", "pack_weights"}
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name]._array, array, name)

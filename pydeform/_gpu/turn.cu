@@ -1,33 +1,9 @@
-// Numbers from one layout to another.
+// Matrices from one layout and type to another.
 #include "_types.cuh"
 
 // value + bias[at] in another type.
 template <class S, class T> __device__ __forceinline__ T shifted(S value, const void* bias, int64_t at) {
     return bias ? T(value + static_cast<const S*>(bias)[at]) : T(value);
-}
-
-// out[r, b, k, -1-a] = source[r, b, k, a] * scale[a] + start[k, a]
-struct relay_args {
-    const void* source;
-    const void* scale;
-    const void* start;  // null for 0
-    void* out;
-    int64_t rows, groups, taps, axes;
-    int64_t from[4], to[4];  // strides in elements
-};
-
-// kernel: relay args=relay_args threads=256 registers=40
-// instances: A = float | double
-template <class A> __device__ void relay(const relay_args& a) {
-    const int64_t count = a.rows * a.groups * a.taps * a.axes, step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < count; i += step) {
-        const int64_t axis = i % a.axes, tap = i / a.axes % a.taps;
-        const int64_t group = i / a.axes / a.taps % a.groups, row = i / a.axes / a.taps / a.groups;
-        A value = static_cast<const A*>(a.source)[row * a.from[0] + group * a.from[1] + tap * a.from[2] + axis * a.from[3]];
-        value *= static_cast<const A*>(a.scale)[axis];
-        if (a.start) value += static_cast<const A*>(a.start)[tap * a.axes + axis];
-        static_cast<A*>(a.out)[row * a.to[0] + group * a.to[1] + tap * a.to[2] + (a.axes - 1 - axis) * a.to[3]] = value;
-    }
 }
 
 // out[n, j, i] = source[n, i, j] + bias, from one type to another. Squares of 32 x 32 go through
