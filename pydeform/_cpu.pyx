@@ -52,6 +52,8 @@ cdef extern from "_cpu/_simd.h" nogil:
                              int64_t*) noexcept nogil
         void (*contract)(const pyd_field*, const pyd_plan*, int, const void*, const void*, int64_t,
                          int, void*) noexcept nogil
+        void (*contract_all)(const pyd_field*, const pyd_plan*, const void*, const void*, int64_t,
+                             void*, void*, int64_t) noexcept nogil
         void (*blend)(int, int64_t, const int64_t*, const void*, const void*, const void*, int64_t,
                       int64_t, const void*, int, void*, int64_t) noexcept nogil
         void (*dots)(int, int64_t, const int64_t*, const void*, int64_t, const void*, int64_t,

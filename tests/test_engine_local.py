@@ -6,6 +6,7 @@ As in `test_engine`, the sizes are those at which it takes another way.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pydeform.testing.local_conv import expected, local_conv_case, reference
 from pydeform.testing.sample import sample_case
 from pydeform.testing.values import make_geometry
 
+SEAM = str(Path(__file__).with_name("test_samples.py"))
 SMALL, LONG = (13, 11), (29, 31)  # few tiles of positions, and many
 
 GEOMETRIES = {
@@ -240,13 +242,13 @@ def test_positions_that_are_absolute(channels, last, needed):
 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 def test_every_vector_level(level):
-    """The rest of this file once more, with that vector code."""
+    """The rest of this file and the seam's once more, with that vector code."""
     built = pydeform.info().build
     if level == built["vector_level"] or level not in built["vector_levels"]:
         return  # this very process runs it; or nothing here does, which `test_engine` checks
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]
     result = subprocess.run(
-        [*command, __file__, "-k", "not vector_level"],
+        [*command, __file__, SEAM, "-k", "not vector_level and not emulated"],
         env={**os.environ, "PYDEFORM_CPU": level},
         capture_output=True,
         text=True,

@@ -19,11 +19,11 @@ LEVELS = (Level(0, (3, 5)), Level(15, (2, 2)), Level(19, (1, 6)))
 UNTOUCHED = 55
 
 
-def made(rank=2, levels=(), **changes):
+def made(rank=2, levels=(), queries=70, **changes):
     """Two images, groups of channels that are not a register's, more taps than one row."""
     if levels:
         pixels = sum(prod(level.size) for level in levels)
-        size, out, kernel, absolute = (1, pixels), (1, 70), (1, 2 * len(levels)), True
+        size, out, kernel, absolute = (1, pixels), (1, queries), (1, 2 * len(levels)), True
     else:
         size, kernel = (5, 4, 6)[:rank], (2, 3, 1)[:rank]
         out, absolute = (13, 5, 3)[:rank], False
@@ -158,6 +158,14 @@ GEOMETRIES = {
     "levels": {"levels": LEVELS},
     "levels, means at kinks": {"levels": LEVELS, "kink": "mean", "mode": "clip_zero"},
     "levels, wide groups": {"levels": LEVELS, "channels": 64, "kink": "open"},
+    "levels, many positions": {"levels": LEVELS, "queries": 1100, "channels": 16, "batch": 1},
+    "levels, bands side by side": {
+        "levels": LEVELS,
+        "queries": 130,
+        "channels": 128,
+        "offset_groups": 8,
+        "batch": 4,
+    },
     "levels, many groups": {"levels": LEVELS, "channels": 64, "offset_groups": 16},
     "levels, channels first": {"levels": LEVELS, "channels_last": False},
     "neither": {"scale": (), "start": ()},

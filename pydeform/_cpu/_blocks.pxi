@@ -9,6 +9,7 @@ cdef enum:
     BLOCK_BYTES = 256  # of channels: the width of a product
     NARROWEST = 64  # where a wider block of a large image and its gradient pass the workspace
     CHUNKS = 8  # blocks times batch chunks that may run side by side
+    TOGETHER = 4  # bands of a block without a product: their samples lie side by side
     PIXELS_TO_ADD = 4096  # of one task, where parts of an image add up
 
 
@@ -52,12 +53,19 @@ cdef void plan_blocks(Back* back, Memory memory) except *:
     cdef Job* job = &back.job
     cdef int64_t width = BLOCK_BYTES // job.itemsize, channel = 0, b = 0, s = 0, end, first
     cdef int64_t most_blocks, groups  # whole groups side by side
+    cdef int64_t together = 1, line = 1  # bands of a block; reals of a cache line
     if job.unit:  # no product to fill
         width = band_width(job)
         if job.batch == 1 and job.channels <= width:  # a lone block: leave work for two threads
             width = most(least(width, NARROWEST // job.itemsize), (width + 1) // 2)
     while width * job.itemsize > NARROWEST and not copies_fit(job, 2 * width):
         width = width // 2
+    if job.unit and job.in_group <= width:  # samples of several groups lie side by side
+        line = LINE // job.itemsize
+        together = least(TOGETHER, job.batch * (job.channels // width) // CHUNKS)
+        while together > 1 and 2 * job.pixels * together * width * job.itemsize > job.workspace:
+            together -= 1
+        width *= most(1, together)
     most_blocks = job.groups * (job.in_group // width + 1)
     groups = most(1, width // job.in_group)
     back.block = <Block*> memory.take(most_blocks * sizeof(Block), True)
@@ -91,6 +99,10 @@ cdef void plan_blocks(Back* back, Memory memory) except *:
     back.blocks = b
     back.shares = s
     back.pixel = back.row
+    if together > 1:  # an odd number of lines, so that pixels do not share few sets of a cache
+        back.pixel = (back.pixel // line | 1) * line
+        if back.pixel < back.row:
+            back.pixel += 2 * line
     back.row = up(back.row, job.k.lanes) + job.k.lanes
     back.slots = 0
     first = 0

@@ -28,7 +28,7 @@ INLINE void FN(put)(char *data, const int storage, int64_t i, real x) {
 #if HAS_TRANSPOSE
 /* Columns lie in rows of memory: squares of one register's size turn in registers, a few along the
  * rows before the next columns. No hardware follows so many streams: what comes next is asked for. */
-enum { FN(SPAN) = 4 * LANES };
+enum { FN(SPAN) = 4 * LANES, FN(ROWS_ALL) = 64 * LANES };
 
 INLINE void FN(expect)(const real *from, int64_t column) {
     UNROLL for (int l = 0; l < LANES; l++)
@@ -56,6 +56,16 @@ INLINE void FN(load_square)(const real *from, int64_t column, int64_t rows, int6
 
 INLINE void FN(load_turned)(const real *from, int64_t column, int64_t rows, int64_t columns,
                             real *to, int64_t to_row) {
+    if (rows <= FN(ROWS_ALL) && column <= 2 * rows) { /* nearly all that is there: in its order */
+        for (int64_t j = 0; j < columns; j += LANES)
+            for (int64_t t = 0; t < rows; t += LANES) {
+                const real *square = from + t + j * column;
+                UNROLL for (int l = 2 * LANES; l < 3 * LANES; l++)
+                    __builtin_prefetch(square + l * column, 0, 3);
+                FN(load_square)(square, column, rows - t, columns - j, to + t * to_row + j, to_row);
+            }
+        return;
+    }
     for (int64_t i = 0; i < rows; i += FN(SPAN)) {
         const int64_t stop = i + FN(SPAN) < rows ? i + FN(SPAN) : rows;
         for (int64_t j = 0; j < columns; j += LANES) {
@@ -76,6 +86,8 @@ INLINE void FN(store_turned)(const real *from, int64_t from_row, int64_t rows, i
         for (int64_t i = 0; i < rows; i += LANES) {
             const int down = rows - i < LANES ? (int)(rows - i) : LANES;
             vreal square[LANES];
+            UNROLL for (int l = 2 * LANES; l < 3 * LANES; l++)
+                __builtin_prefetch(to + (j + l) * column + i, 1, 3);
             if (!bias && down == LANES && across == LANES) {
                 UNROLL for (int l = 0; l < LANES; l++)
                     square[l] = FN(load)(from + (i + l) * from_row + j);

@@ -52,7 +52,7 @@ static void FN(plan)(const pyd_field *field, const int64_t *base, const int64_t 
 
 const pyd_kernels JOIN(ISA, SUFFIX) = {
     LANES, PANEL * LANES, FN(plan), FN(corner_weights), FN(corners_read), FN(contract),
-    FN(blend), FN(dots), FN(scatter), FN(sweep), FN(weigh), FN(weigh_back),
+    FN(contract_all), FN(blend), FN(dots), FN(scatter), FN(sweep), FN(weigh), FN(weigh_back),
     FN(gather_blend), FN(gather_sweep), FN(product),
     FN(multiply_each), FN(multiply_down), FN(load_matrix), FN(store_matrix),
     FN(row_sums), FN(add), FN(add_rows),

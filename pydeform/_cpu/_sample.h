@@ -245,6 +245,48 @@ static void FN(contract)(const pyd_field *field, const pyd_plan *plan, int axes,
     }
 }
 
+/* The sums of all weights and of each axis' slopes at once, those times scale. */
+INLINE void FN(contract_body)(const int rank, const int length, const pyd_plan *plan,
+                              const real *dots, const real *scale, int64_t count, real *sum,
+                              real *sums, int64_t row) {
+    const int64_t stride = plan->stride;
+    const int second = rank > 1 ? length : 1, third = rank > 2 ? length : 1;
+    for (int64_t t = 0; t < count; t += LANES) {
+        vreal v[3][3], s[3][3], total[4];
+        UNROLL for (int a = 0; a < rank; a++) UNROLL for (int l = 0; l < length; l++) {
+            v[a][l] = FN(load)((const real *)plan->value + (a * length + l) * stride + t);
+            s[a][l] = FN(load)((const real *)plan->slope + (a * length + l) * stride + t);
+        }
+        UNROLL for (int i = 0; i <= rank; i++) total[i] = FN(all)(0);
+        UNROLL for (int y = 0; y < length; y++)
+        UNROLL for (int x = 0; x < second; x++)
+        UNROLL for (int z = 0; z < third; z++) {
+            const int b = (y * second + x) * third + z;
+            const vreal d = FN(load)(dots + b * stride + t);
+            UNROLL for (int i = 0; i <= rank; i++) { /* i < rank: the slope of that axis */
+                vreal w = i == 0 ? s[0][y] : v[0][y];
+                if (rank > 1) w *= i == 1 && rank > 1 ? s[1][x] : v[1][x];
+                if (rank > 2) w *= i == 2 && rank > 2 ? s[2][z] : v[2][z];
+                if (i == rank) w = FN(load)((const real *)plan->weight + b * stride + t);
+                total[i] += FN(keep)(NOTEQUAL(w, FN(all)(0)), w * d);
+            }
+        }
+        if (sum) FN(store)(sum + t, total[rank]);
+        if (sums) UNROLL for (int a = 0; a < rank; a++)
+            FN(store)(sums + a * row + t, total[a] * FN(load)(scale + t));
+    }
+}
+
+static void FN(contract_all)(const pyd_field *field, const pyd_plan *plan, const void *dots,
+                             const void *scale, int64_t count, void *sum, void *sums,
+                             int64_t row) {
+#define CASE(RANK, LENGTH)                                                                      \
+    if (field->rank == RANK && field->length == LENGTH)                                         \
+        FN(contract_body)(RANK, LENGTH, plan, dots, scale, count, sum, sums, row);
+    CASE(2, 2) CASE(1, 2) CASE(3, 2) CASE(2, 3) CASE(1, 3) CASE(3, 3)
+#undef CASE
+}
+
 #undef LOAD
 #undef STORE
 #undef ALONG_CHANNELS

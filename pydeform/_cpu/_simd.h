@@ -60,6 +60,11 @@ typedef struct {
     void (*contract)(const pyd_field *, const pyd_plan *, int axes, const void *dots,
                      const void *scale, int64_t count, int accumulate, void *out);
 
+    /* sum[t] = sum_b weight_b[t] * dots[b][t], and sums[a][t], rows apart, the same with the slopes of
+     * axis a, times scale[t]; either may be NULL. */
+    void (*contract_all)(const pyd_field *, const pyd_plan *, const void *dots, const void *scale,
+                         int64_t count, void *sum, void *sums, int64_t row);
+
     /* column[t][c] (+)= scale[t] * sum_b weight[b][t] * x[read[b][t] + c]; NULL scale is 1. */
     void (*blend)(int corners, int64_t stride, const int64_t *read, const void *weight,
                   const void *scale, const void *x, int64_t channels, int64_t count,

@@ -95,6 +95,7 @@ INLINE vreal FN(keep)(vint mask, vreal r) { return AS_REAL(AS_INT(r) & mask); }
 /* A mask of the first n lanes, all of them when n >= LANES. */
 INLINE vint FN(first_lanes)(int64_t n) {
     real part[LANES];
+    if (n >= LANES) return ~FN(all_int)(0);
     for (int i = 0; i < LANES; i++) part[i] = (real)(i < n);
     return NOTEQUAL(FN(load)(part), FN(all)(0));
 }
@@ -109,11 +110,34 @@ INLINE vint FN(first_lanes)(int64_t n) {
 #endif
 /* How a pair of registers exchanges its off-diagonal squares of `half` lanes: lane l of the first
  * result comes from lane low[l] of the pair (LANES + l: of the second register), and so on. */
+#define LOW(l, half) ((l) & (half) ? LANES + ((l) ^ (half)) : (l))
+#define HIGH(l, half) ((l) & (half) ? LANES + (l) : (l) ^ (half))
+#define QUARTER(l, b) ((l) % (LANES / 2) * 4 + (b))
+#define JOINED(l, unused) ((l) < LANES / 2 ? (l) : LANES + (l) - LANES / 2)
+#define EIGHT(LANE, l, x)                                                                     \
+    LANE(l, x), LANE(l + 1, x), LANE(l + 2, x), LANE(l + 3, x), LANE(l + 4, x), LANE(l + 5, x), \
+        LANE(l + 6, x), LANE(l + 7, x)
+#if IS_DOUBLE
+#define EACH(LANE, x) {EIGHT(LANE, 0, x)}
+#else
+#define EACH(LANE, x) {EIGHT(LANE, 0, x), EIGHT(LANE, 8, x)}
+#endif
+/* In memory: compilers would put them together lane by lane wherever they are needed. */
+static const vint FN(lows)[] = {EACH(LOW, 1), EACH(LOW, 2), EACH(LOW, 4), EACH(LOW, 8)};
+static const vint FN(highs)[] = {EACH(HIGH, 1), EACH(HIGH, 2), EACH(HIGH, 4), EACH(HIGH, 8)};
+static const vint FN(quarters)[] = {EACH(QUARTER, 0), EACH(QUARTER, 1), EACH(QUARTER, 2),
+                                    EACH(QUARTER, 3)};
+static const vint FN(joined) = EACH(JOINED, 0);
+#undef LOW
+#undef HIGH
+#undef QUARTER
+#undef JOINED
+#undef EIGHT
+#undef EACH
 INLINE void FN(exchange)(const int half, vint *low, vint *high) {
-    UNROLL for (int l = 0; l < LANES; l++) {
-        (*low)[l] = l & half ? LANES + (l ^ half) : l;
-        (*high)[l] = l & half ? LANES + l : l ^ half;
-    }
+    const int which = half == 1 ? 0 : half == 2 ? 1 : half == 4 ? 2 : 3;
+    *low = FN(lows)[which];
+    *high = FN(highs)[which];
 }
 INLINE void FN(transpose)(vreal row[LANES]) {
     UNROLL for (int half = 1; half < LANES; half *= 2) {
@@ -150,11 +174,7 @@ INLINE void FN(unfold_four)(vreal row[LANES], vreal out[4]) {
         UNROLL for (int i = 0; i < LANES; i += half / 2)
             row[i] = FN(fold)(half, row[i], row[i + half / 4]);
     UNROLL for (int b = 0; b < 4; b++) {
-        vint from, join;
-        UNROLL for (int l = 0; l < LANES; l++) {
-            from[l] = l % (LANES / 2) * 4 + b;
-            join[l] = l < LANES / 2 ? l : LANES + l - LANES / 2;
-        }
+        const vint from = FN(quarters)[b], join = FN(joined);
         const vreal low = MIX(row[0], from, row[LANES / 4]);
         const vreal high = MIX(row[LANES / 2], from, row[3 * LANES / 4]);
         out[b] = MIX(low, join, high);

@@ -36,6 +36,14 @@
     for (; c + LANES <= channels; c += LANES) PASS(1, 0);                \
     if (c < channels) PASS(1, 1);
 
+/* Corners of a few positions on are asked for meanwhile, one of each row of pixels: by then they come
+ * from far. What lies behind the plan's last position is some index, too. */
+#define SOON 8
+#define EXPECT(corners, registers, b, next, x)                                                  \
+    if ((corners) >= 4 && (b) % ((corners) / 2) == 0 && (b) < (corners))                        \
+        UNROLL for (int r_ = 0; r_ < ((int)sizeof(vreal) == 64 ? (registers) : 1); r_++)        \
+            __builtin_prefetch((x) + (next) + r_ * LANES)
+
 /* `registers` of channels, or the first `tail` channels of one. */
 INLINE void FN(weigh_body)(const int corners, const int registers, const int part, int tail,
                            int64_t taps, int64_t step, const pyd_plan *plan, const real *scale,
@@ -55,6 +63,7 @@ INLINE void FN(weigh_body)(const int corners, const int registers, const int par
                 const int64_t here = at[b * stride];
                 const real *from = here < 0 ? zeros : x + here;
                 const vreal w = FN(all)(weight[b * stride]);
+                EXPECT(corners, registers, b, at[b * stride + SOON], x);
                 UNROLL for (int r = 0; r < registers; r++) {
                     const vreal X = LOAD(from + r * LANES, part ? tail : 0);
                     blended[r] = b ? blended[r] + w * X : w * X;
@@ -127,7 +136,8 @@ INLINE void FN(weigh_dots)(const int corners, int64_t taps, int64_t step, const 
             }
             if (FOLDS(corners)) {
                 vreal four[4];
-                for (int64_t l = live; l < LANES; l++) sums[0][l] = FN(all)(0);
+                UNROLL for (int l = 0; l < LANES; l++)
+                    if (l >= live) sums[0][l] = FN(all)(0);
                 FN(unfold_four)(sums[0], four);
                 UNROLL for (int b = 0; b < 4; b++) FN(store)(dots + start + b * stride, four[b]);
                 continue;
@@ -155,6 +165,7 @@ INLINE void FN(weigh_scatter)(const int corners, const int registers, const int 
             const vreal m = FN(all)(*s);
             UNROLL for (int b = 0; b < corners; b++) {
                 const int64_t here = at[b * stride];
+                EXPECT(corners, registers, b, at[b * stride + SOON], x);
                 if (here < 0) continue;
                 const vreal w = FN(all)(weight[b * stride]);
                 UNROLL for (int r = 0; r < registers; r++) {
@@ -189,6 +200,8 @@ static void FN(weigh_back)(int corners, int64_t taps, int64_t step, const pyd_pl
                           grad_x)
 }
 
+#undef SOON
+#undef EXPECT
 #undef LOAD
 #undef STORE
 #undef ALL_CHANNELS

@@ -16,26 +16,23 @@ cdef void sum_points(const Back* back, const Fan* fan, const Lies* lies, int64_t
     cdef const Job* job = &back.job
     cdef const Lie* to = &lies.written
     cdef int64_t t
-    cdef int a
     cdef pyd_plan plan
     cdef const char* dots
     cdef const char* scales = scale_of(job, fan, &lies.read, slot)
-    cdef char* scale_sums = scale_sums_of(fan, to)
-    cdef char* sums
+    cdef char* sum = NULL
+    cdef char* sums = NULL
     for t in range(taps):
         plan = plan_of(job, fan, t, 1)
         dots = at(fan.dots, t * fan.corner, job.itemsize)
-        sums = at(scale_sums, row_of(&to.scale, slot, t) * job.stride, job.itemsize)
-        if back.mask.data != NULL and job.corners == 1:
-            memcpy(sums, dots, count * job.itemsize)
-        elif back.mask.data != NULL:
-            job.k.contract(&job.field, &plan, 0, dots, NULL, count, 0, sums)
+        if back.mask.data != NULL:
+            sum = at(scale_sums_of(fan, to), row_of(&to.scale, slot, t) * job.stride, job.itemsize)
+        if job.corners == 1:
+            memcpy(sum, dots, count * job.itemsize)
+            continue
         if back.offset.data != NULL:
             sums = at(fan.offset_sums, row_of(&to.offset, slot, t) * job.stride, job.itemsize)
-            for a in range(job.rank):
-                job.k.contract(&job.field, &plan, 1 << a, dots,
-                               at(scales, t * job.stride, job.itemsize), count, 0,
-                               at(sums, a * to.offset.axis * job.stride, job.itemsize))
+        job.k.contract_all(&job.field, &plan, dots, at(scales, t * job.stride, job.itemsize),
+                           count, sum, sums, to.offset.axis * job.stride)
 
 
 cdef void leave_partial(const Back* back, const Share* share, const Samples* gradient,

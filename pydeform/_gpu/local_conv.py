@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pydeform._gpu._layout import Array, Layout, Maybe
 from pydeform._gpu._sampling import Sampling, Term, modulated
 from pydeform._gpu._second import Dots
+from pydeform._gpu._workspace import in_workspace
 from pydeform._shapes import ConvGeometry
 
 
@@ -85,6 +86,7 @@ class Tangent:
         return found + ([] if self.u is None else [(self.u, [(0, layer.kappa)])])
 
 
+@in_workspace
 def local_conv(
     geometry: ConvGeometry, input: Array, offset: Maybe, kernel: Maybe, out: Array
 ) -> None:
@@ -93,6 +95,7 @@ def local_conv(
     layer.weigh([(layer.x, [(0, kernel)])], out)
 
 
+@in_workspace
 def local_conv_backward(
     geometry: ConvGeometry,
     grad_output: Array,
@@ -116,6 +119,7 @@ def local_conv_backward(
         layer.splat(columns, [(0, kernel)], to_x)
 
 
+@in_workspace
 def local_conv_jvp(
     geometry: ConvGeometry,
     input: Array,
@@ -132,6 +136,7 @@ def local_conv_jvp(
     layer.weigh(Tangent(layer, *tangents).images(layer), output_tangent)
 
 
+@in_workspace
 def local_conv_double_backward(
     geometry: ConvGeometry,
     grad_grads: Sequence[Maybe],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydeform._gpu._layout import Array, Layout, Maybe
+from pydeform._gpu._workspace import in_workspace
 from pydeform._gpu.local_conv import Layer
 from pydeform._shapes import ConvGeometry
 
@@ -18,6 +19,7 @@ def _by_sample(geometry: ConvGeometry, offset: Maybe) -> Maybe:
     return None if offset is None else Layout(geometry, offset).coordinates(offset)
 
 
+@in_workspace
 def sample(
     geometry: ConvGeometry, deriv: Sequence[int], input: Array, offset: Maybe, out: Array
 ) -> None:
@@ -26,6 +28,7 @@ def sample(
     layer.weigh([(layer.x, [(_alpha(deriv), None)])], out)
 
 
+@in_workspace
 def splat(
     geometry: ConvGeometry, deriv: Sequence[int], values: Array, offset: Maybe, out: Array
 ) -> None:

@@ -1,5 +1,6 @@
 """Memory that a caller gives to calls on a device, on the stand-ins for CuPy and cuBLAS."""
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def test_the_same_bits_and_nothing_from_the_pool(cupy, monkeypatch):
         if one is not None:
             np.testing.assert_array_equal(one._array, other._array)
             assert not lies_in(one, memory)
+
+
+def test_every_function_of_the_backend_takes_it(cupy, monkeypatch):
+    """Called without arguments each fails, but only after it has asked for the allocator."""
+    asked = []
+
+    def using(allocator):
+        asked.append(allocator)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(cupy.cuda, "using_allocator", using)
+    names = sorted(set(pydeform._gpu.__all__) & set(pydeform._ref.__all__))
+    with pydeform.workspace(cupy.empty(4096, np.uint8)) as given:
+        for name in names:
+            with pytest.raises(TypeError, match="argument"):
+                getattr(pydeform._gpu, name)()
+    assert len(names) == 10
+    assert asked == [given.malloc] * len(names)
 
 
 def test_results_are_not_in_the_workspace(cupy):
