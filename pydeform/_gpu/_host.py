@@ -59,7 +59,9 @@ def launch(
     shared: int,
 ) -> None:
     """Run a kernel on this CPU; a RuntimeError names what it did wrong."""
-    size, functions = _library(source, kernel.name)
+    # Building with sanitizers is slow: then by the instance, else all that a kernel has at once.
+    alone = (instance,) if os.environ.get("PYDEFORM_HOST_SANITIZE") else None
+    size, functions = _library(source, kernel.name, alone)
     if size != len(packed):
         raise ValueError(f"args: {kernel.args} has {size // 8} members, got {len(packed) // 8}")
     seed, threads = _schedule.get()
@@ -145,10 +147,13 @@ def _runtime() -> Any:
 
 
 @cache
-def _library(source: str, name: str) -> tuple[int, dict[tuple[str, ...], Any]]:
-    """Bytes of a kernel's struct, and its instances: one library for all of them."""
+def _library(
+    source: str, name: str, chosen: tuple[_declared.Instance, ...] | None
+) -> tuple[int, dict[_declared.Instance, Any]]:
+    """Bytes of a kernel's struct, and its instances: one library for all of them, or for some."""
     _runtime()
     kernel = _declared.kernels(source)[name]
+    instances = kernel.instances if chosen is None else chosen
     text = [
         '#include "cuda_on_host.h"',
         _declared.joined(source),
@@ -159,7 +164,7 @@ def _library(source: str, name: str) -> tuple[int, dict[tuple[str, ...], Any]]:
     text += [
         f"void {kernel.symbol(i)}(void* a) "
         f"{{ coh::Copies copies; {kernel.call(i)}(*static_cast<const {kernel.args}*>(a)); }}"
-        for i in kernel.instances
+        for i in instances
     ]
     # Optimising what sanitizers insert takes GCC many minutes.
     level = "-O0" if os.environ.get("PYDEFORM_HOST_SANITIZE") else "-O1"
@@ -168,6 +173,5 @@ def _library(source: str, name: str) -> tuple[int, dict[tuple[str, ...], Any]]:
     library = ctypes.CDLL(str(_build(stem, "\n".join([*text, "}", ""]), warnings)))
     size = ctypes.c_longlong.in_dll(library, "coh_size").value
     return size, {
-        i: ctypes.cast(getattr(library, kernel.symbol(i)), ctypes.c_void_p)
-        for i in kernel.instances
+        i: ctypes.cast(getattr(library, kernel.symbol(i)), ctypes.c_void_p) for i in instances
     }
