@@ -142,6 +142,31 @@ def test_bits_do_not_depend_on_threads(name):
             same_bits(case.evaluate(), alone)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 17])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_corners_side_by_side_are_read_as_others(rank, width):
+    """Few channels in float32 take two corners at once, float64 each alone; values are exact."""
+    rng = np.random.default_rng(width)
+    size = (width,) if rank == 1 else (5, width)
+    shape = (40, 2, *size)
+    image = rng.integers(-8, 9, shape).astype(np.float64)
+    offset = rng.integers(-2 * width - 4, 2 * width + 5, (40, rank, *size)) / 2
+    image[3, 1, ..., -1] = np.inf  # reaches nobody whose weight for it is 0
+    weight = np.ones((1, 2, *(1,) * rank))
+    convolve = getattr(pydeform, f"deform_conv{rank}d")
+    backward = getattr(pydeform, f"deform_conv{rank}d_backward")
+    results = {}
+    with pydeform.use_backend("cpu"):
+        for dtype in (np.float32, np.float64):
+            x, p, w = (array.astype(dtype) for array in (image, offset, weight))
+            output = convolve(x, p, w)
+            finite = np.where(np.isinf(x), dtype(4), x)
+            gradients = backward(np.ones_like(output), finite, p, w)
+            results[dtype] = [output, gradients.input, gradients.offset, gradients.weight]
+    for single, double in zip(results[np.float32], results[np.float64], strict=True):
+        assert np.array_equal(single, double.astype(np.float32), equal_nan=True)
+
+
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 def test_every_vector_level(level):
     """The rest of this file once more, with that vector code."""

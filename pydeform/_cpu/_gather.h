@@ -2,17 +2,101 @@
  * registers are full however few the channels. Images are read and gradients written where they
  * lie, in any layout. Columns are rows of positions. Included by _kernels.h once per real type. */
 
-/* All corners of a register of positions, from indices that start at `at`. */
-INLINE void FN(gather_corners)(const int corners, const pyd_plan *plan, const int64_t *at,
-                               const real *x, vreal out[]) {
+#define PAIRS (PYD_MAX_CORNERS / 2)
+
+/* Where a register of positions reads two corners that lie side by side. Processors gather slowly:
+ * one load of both, a lane at a time, takes less. A lane of which one corner is read loads it as
+ * the second of two; one without corners loads what it then drops. */
+typedef struct {
+    int usable;                /* every lane has two elements to load */
+    int whole;                 /* every corner is read */
+    const int64_t *at[PAIRS];  /* [LANES]: where a lane loads */
+    int64_t room[PAIRS][LANES];
+    unsigned first[PAIRS], second[PAIRS]; /* lanes whose corner is read, as bits */
+    unsigned swap[PAIRS];                 /* lanes whose first corner came as the second */
+} FN(pairs);
+
+#if defined(__AVX512F__) && REGISTER == 64 && !IS_DOUBLE
+INLINE void FN(find_pairs)(const int corners, const pyd_plan *plan, const int64_t *at,
+                           FN(pairs) *pairs) {
     const int64_t stride = plan->stride;
-    if (corners % 2) {
-        UNROLL for (int b = 0; b < corners; b++) out[b] = FN(gather)(x, at + b * stride);
-        return;
+    const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi64(1);
+    __m512i any = zero;
+    pairs->usable = plan->adjacent && corners % 2 == 0;
+    if (!pairs->usable) return;
+    UNROLL for (int b = 0; b < corners; b++) UNROLL for (int h = 0; h < LANES; h += 8)
+        any = _mm512_or_si512(any, _mm512_loadu_si512(at + b * stride + h));
+    pairs->whole = !_mm512_movepi64_mask(any);
+    UNROLL for (int p = 0; p < corners / 2; p++) pairs->at[p] = at + 2 * p * stride;
+    if (pairs->whole) return;
+    any = zero;
+    UNROLL for (int p = 0; p < corners / 2; p++) {
+        pairs->first[p] = pairs->second[p] = 0;
+        UNROLL for (int h = 0; h < LANES; h += 8) {
+            const __m512i i = _mm512_loadu_si512(at + 2 * p * stride + h);
+            const __m512i j = _mm512_loadu_si512(at + (2 * p + 1) * stride + h);
+            const __mmask8 out = _mm512_movepi64_mask(i), lone = _mm512_movepi64_mask(j);
+            __m512i from = _mm512_mask_sub_epi64(i, lone, i, one);
+            from = _mm512_mask_sub_epi64(from, out, j, one);
+            from = _mm512_maskz_mov_epi64((__mmask8)~(out & lone), from);
+            any = _mm512_or_si512(any, from);
+            _mm512_storeu_si512(pairs->room[p] + h, from);
+            pairs->first[p] |= (unsigned)(uint8_t)~out << h;
+            pairs->second[p] |= (unsigned)(uint8_t)~lone << h;
+        }
+        pairs->swap[p] = pairs->first[p] & ~pairs->second[p];
+        pairs->at[p] = pairs->room[p];
     }
-    UNROLL for (int b = 0; b < corners; b += 2)
-        FN(gather_pair)(x, at + b * stride, at + (b + 1) * stride, plan->adjacent, &out[b],
-                        &out[b + 1]);
+    pairs->usable = !_mm512_movepi64_mask(any);
+}
+
+INLINE void FN(load_pairs)(const real *x, const FN(pairs) *pairs, const int p, vreal *first,
+                           vreal *second) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const int64_t *at = pairs->at[p];
+    __m512 half[2];
+    UNROLL for (int h = 0; h < 2; h++) {
+        __m128 two[4];
+        UNROLL for (int l = 0; l < 4; l++) {
+            two[l] = _mm_loadl_pi(_mm_setzero_ps(), (const __m64 *)(x + at[8 * h + 2 * l]));
+            two[l] = _mm_loadh_pi(two[l], (const __m64 *)(x + at[8 * h + 2 * l + 1]));
+        }
+        const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(two[0]), two[1], 1);
+        const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(two[2]), two[3], 1);
+        half[h] = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+    }
+    const __m512 a = _mm512_permutex2var_ps(half[0], even, half[1]);
+    const __m512 b = _mm512_permutex2var_ps(half[0], odd, half[1]);
+    *first = (vreal)a;
+    *second = (vreal)b;
+    if (pairs->whole) return;
+    *first = (vreal)_mm512_maskz_mov_ps(
+        (__mmask16)pairs->first[p], _mm512_mask_mov_ps(a, (__mmask16)pairs->swap[p], b));
+    *second = (vreal)_mm512_maskz_mov_ps((__mmask16)pairs->second[p], b);
+}
+#else
+INLINE void FN(find_pairs)(const int corners, const pyd_plan *plan, const int64_t *at,
+                           FN(pairs) *pairs) {
+    (void)corners, (void)plan, (void)at;
+    pairs->usable = 0;
+}
+INLINE void FN(load_pairs)(const real *x, const FN(pairs) *pairs, const int p, vreal *first,
+                           vreal *second) {
+    (void)x, (void)pairs, (void)p, (void)first, (void)second;
+}
+#endif
+
+/* All corners of a register of positions, from indices that start at `at`, of which `pairs` is
+ * what find_pairs found. */
+INLINE void FN(gather_corners)(const int corners, int64_t stride, const int64_t *at,
+                               const FN(pairs) *pairs, const real *x, vreal out[]) {
+    if (pairs->usable)
+        UNROLL for (int p = 0; p < corners / 2; p++)
+            FN(load_pairs)(x, pairs, p, &out[2 * p], &out[2 * p + 1]);
+    else
+        UNROLL for (int b = 0; b < corners; b++) out[b] = FN(gather)(x, at + b * stride);
 }
 
 INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const real *scale,
@@ -21,13 +105,15 @@ INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t += LANES) {
         vreal w[PYD_MAX_CORNERS];
+        FN(pairs) pairs;
         const vreal s = scale ? FN(load)(scale + t) : FN(all)(1);
         UNROLL for (int b = 0; b < corners; b++)
             w[b] = FN(load)((const real *)plan->weight + b * stride + t);
+        FN(find_pairs)(corners, plan, plan->read + t, &pairs);
         for (int64_t c = 0; c < channels; c++) {
             const real *from = x + c * x_channel;
             vreal x_at[PYD_MAX_CORNERS], sum;
-            FN(gather_corners)(corners, plan, plan->read + t, from, x_at);
+            FN(gather_corners)(corners, stride, plan->read + t, &pairs, from, x_at);
             sum = w[0] * x_at[0];
             UNROLL for (int b = 1; b < corners; b++) sum += w[b] * x_at[b];
             FN(store)(column + c * column_row + t, s * sum);
@@ -50,18 +136,22 @@ INLINE void FN(gather_sweep_body)(const int corners, const pyd_plan *plan, const
     for (int64_t t = 0; t < count; t += LANES) {
         const int64_t live = count - t < LANES ? count - t : LANES;
         vreal w[PYD_MAX_CORNERS], sum[PYD_MAX_CORNERS];
+        FN(pairs) reach, read;
         const vreal s = scale ? FN(load)(scale + t) : FN(all)(1);
         UNROLL for (int b = 0; b < corners; b++) {
             w[b] = FN(load)((const real *)plan->weight + b * stride + t);
             sum[b] = FN(all)(0);
         }
+        FN(find_pairs)(corners, plan, plan->reach + t, &reach);
+        if (plan->differs) FN(find_pairs)(corners, plan, plan->read + t, &read);
         for (int64_t c = 0; c < channels; c++) {
             const vreal G = FN(load)(g + c * row + t), sG = s * G;
             vreal x_at[PYD_MAX_CORNERS], blended;
-            FN(gather_corners)(corners, plan, plan->reach + t, x + c * x_channel, x_at);
+            FN(gather_corners)(corners, stride, plan->reach + t, &reach, x + c * x_channel, x_at);
             UNROLL for (int b = 0; b < corners; b++) sum[b] += G * x_at[b];
             if (plan->differs)
-                FN(gather_corners)(corners, plan, plan->read + t, x + c * x_channel, x_at);
+                FN(gather_corners)(corners, stride, plan->read + t, &read, x + c * x_channel,
+                                   x_at);
             blended = w[0] * x_at[0];
             UNROLL for (int b = 1; b < corners; b++) blended += w[b] * x_at[b];
             if (column) FN(store)(column + c * row + t, s * blended);
@@ -87,3 +177,4 @@ static void FN(gather_sweep)(int corners, const pyd_plan *plan, const void *scal
 }
 
 #undef BY_CORNERS
+#undef PAIRS

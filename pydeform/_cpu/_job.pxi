@@ -4,6 +4,7 @@
 cdef enum:
     TILE_BYTES = 768 << 10  # columns and sums of one tile: they stay in the second-level cache
     MAX_TILE = 384  # positions
+    FEW_TILES = 16  # of a whole call: threads feel who has one more
 
 cdef struct Array:  # [batch, channel, position] in some layout; strides in elements
     char* data  # NULL: absent
@@ -156,10 +157,12 @@ cdef Job make_job(geometry, input, offset, mask) except *:
 
 cdef void set_tile(Job* job, int64_t reals) noexcept:
     """As many positions as fit with so many reals each; even shares, whole rows of the product."""
-    cdef int64_t tile = TILE_BYTES // most(1, reals * job.itemsize) // 96 * 96
+    cdef int64_t tile = TILE_BYTES // most(1, reals * job.itemsize) // 96 * 96, rows = 12
     tile = least(MAX_TILE, most(96, tile))
     job.tiles = most(1, (job.positions + tile - 1) // tile)
-    job.tile = up((job.positions + job.tiles - 1) // job.tiles, 12)
+    if 1 < job.tiles < FEW_TILES // job.batch:  # with an odd number one of two threads would wait
+        job.tiles, rows = up(job.tiles, 2), 6
+    job.tile = up((job.positions + job.tiles - 1) // job.tiles, rows)
     job.tiles = most(1, (job.positions + job.tile - 1) // job.tile)
     job.stride = up(job.tile, 16)
 

@@ -245,34 +245,3 @@ INLINE vreal FN(gather)(const real *base, const int64_t *at) {
     return FN(load)(part);
 }
 #endif
-
-/* Two corners at once where the second lies right behind the first (`adjacent`): half the loads. */
-INLINE void FN(gather_pair)(const real *base, const int64_t *at, const int64_t *behind,
-                            const int adjacent, vreal *first, vreal *second) {
-#if defined(__AVX512F__) && REGISTER == 64 && !IS_DOUBLE
-    if (adjacent) {
-        const __m512i zero = _mm512_setzero_si512();
-        __m512 pair[2];
-        unsigned lone = 0;
-        UNROLL for (int h = 0; h < 2; h++) {
-            const __m512i i = _mm512_loadu_si512(at + 8 * h), j = _mm512_loadu_si512(behind + 8 * h);
-            const __mmask8 a = _mm512_cmpge_epi64_mask(i, zero), b = _mm512_cmpge_epi64_mask(j, zero);
-            lone |= a ^ b;
-            pair[h] = _mm512_castpd_ps(_mm512_mask_i64gather_pd(
-                _mm512_setzero_pd(), (__mmask8)(a & b), i, base, 4));
-        }
-        if (!lone) {
-            const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
-                                                   26, 28, 30);
-            const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-            *first = (vreal)_mm512_permutex2var_ps(pair[0], even, pair[1]);
-            *second = (vreal)_mm512_permutex2var_ps(pair[0], odd, pair[1]);
-            return;
-        }
-    }
-#else
-    (void)adjacent;
-#endif
-    *first = FN(gather)(base, at);
-    *second = FN(gather)(base, behind);
-}

@@ -5,6 +5,7 @@
 
 cdef enum:
     FEW = 8  # channels of an offset group
+    FEW_TILE = 192  # positions of the forward pass: no thread waits long for the last one
     PARTS = 8  # of the work of a backward pass, whatever the number of threads
 
 
@@ -32,6 +33,11 @@ cdef Planes open_planes(const Job* job, const Array* source, int64_t held, Memor
     if not planes.direct:
         planes.data = memory.take((held * source.batch + 64) * job.itemsize)
     return planes
+
+
+cdef bint side_by_side(const Job* job, const Planes* x) noexcept nogil:
+    """Whether the last axis' two corners are neighbours in memory."""
+    return x.pixel == 1 and job.field.length == 2 and job.field.size[job.rank - 1] > 1
 
 
 cdef pyd_matrix flat(const Array* a, int64_t image) noexcept nogil:
@@ -62,7 +68,7 @@ cdef void few_forward_tile(const Job* job, const FewJob* few, Worker* w, int64_t
     cdef char* to
     cdef pyd_matrix m = along(&job.out, image, 0, first)
     enter_tile(job, w, first, count)
-    w.plan.adjacent = few.x.pixel == 1 and job.field.length == 2
+    w.plan.adjacent = side_by_side(job, &few.x)
     for tap in range(job.taps):
         for group in range(job.offset_groups):
             mask = plan_tap(job, w, image, first, count, group, tap, 0)
@@ -80,16 +86,20 @@ cdef void few_forward_tile(const Job* job, const FewJob* few, Worker* w, int64_t
                 for o in range(job.in_offset_group):
                     job.k.add(at(w.columns, o * stride, job.itemsize), NULL, count,
                               at(w.out, (channel + o) * stride, job.itemsize))
+    to, row = <char*> w.out, stride
     if not job.unit:
         weight = at(few.weight, image * few.weight_set, job.itemsize)
+        if job.out.storage == PYD_NATIVE and m.column == 1 and count % job.k.lanes == 0:
+            to, row = m.data, m.row  # rows of whole registers need no copy
     for group in range(0 if job.unit else job.groups):
         o = group * job.out_group
         job.k.product(job.out_group, count, deep, at(weight, o * deep, job.itemsize), deep, 1,
                       at(w.columns, group * deep * stride, job.itemsize), stride, job.k.panel,
-                      at(w.out, o * stride, job.itemsize), stride, 0)
+                      at(to, o * row, job.itemsize), row, 0)
     if few.bias != NULL:
-        job.k.add_rows(few.bias, job.out_channels, count, w.out, stride)
-    job.k.store(w.out, stride, job.out_channels, count, NULL, &m)
+        job.k.add_rows(few.bias, job.out_channels, count, to, row)
+    if to == w.out:
+        job.k.store(to, row, job.out_channels, count, NULL, &m)
 
 
 cdef bint copies_fit(const Job* job, int64_t channels) noexcept:
@@ -112,6 +122,9 @@ cdef void few_forward(Job* job, input, weight, const void* bias, Memory memory) 
     cdef int threads
     cdef pyd_matrix m
     set_tile(job, columns + job.out_channels)
+    job.tile = least(FEW_TILE, up(job.tile, 16))
+    job.tiles = most(1, (job.positions + job.tile - 1) // job.tile)
+    job.stride = job.tile
     threads = threads_for(job.multiplications, job.tiles * job.batch)
     if job.input.storage != PYD_NATIVE:
         room = most(1, least(room, job.workspace // (job.input.batch * job.itemsize)))

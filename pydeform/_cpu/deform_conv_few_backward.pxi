@@ -87,7 +87,7 @@ cdef void few_back_tile(const FewBack* back, Worker* w, FewDesk* desk, const cha
     cdef int64_t deep = job.in_group * job.taps, stride = job.stride
     cdef pyd_matrix m = along(&back.grad_output, image, 0, first)
     enter_tile(job, w, first, count)
-    w.plan.adjacent = back.few.x.pixel == 1 and job.field.length == 2
+    w.plan.adjacent = side_by_side(job, &back.few.x)
     job.k.load(&m, job.out_channels, count, desk.y, stride)
     for group in range(0 if job.unit else job.groups):
         o = group * job.out_group
@@ -190,6 +190,9 @@ cdef object few_backward(Back* whole, weight, grad_weight, Memory memory):
     back.weight = take(grad_weight, job.out_channels * job.in_group * job.taps, 1, False)
     cdef int64_t columns = 0 if job.unit else job.channels * job.taps
     set_tile(job, 2 * columns + 2 * job.out_channels)
+    job.tile = up(job.tile, 16)
+    job.tiles = most(1, (job.positions + job.tile - 1) // job.tile)
+    job.stride = job.tile
     back.few.x = open_planes(job, &job.input, job.batch, memory)
     if not job.unit:
         back.few.weight = weight_in_reals(job, weight, memory)

@@ -30,12 +30,12 @@ cdef inline bint in_place(const Job* job, const Array* a) noexcept nogil:
 
 
 cdef bint local_by_planes(const Job* job, int64_t channels) noexcept:
-    """As by_planes; but where channels lie side by side in reals, it gathers them one by one.
+    """As by_planes; but where channels lie side by side, it gathers them one by one.
 
     Then they go together, if they fill a register, or if a part of one is loaded at once.
     """
     cdef bint whole = job.in_offset_group >= job.k.lanes or job.k.lanes * job.itemsize == 64
-    return by_planes(job, channels) and not (in_place(job, &job.input) and whole)
+    return by_planes(job, channels) and not (job.channels_last and whole)
 
 
 cdef void local_tile(const Job* job, const Bands* bands, const Lie* lie, Worker* w, int64_t image,

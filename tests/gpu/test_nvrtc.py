@@ -184,6 +184,7 @@ def test_every_kernel_has_a_ceiling(source):
 
 
 SPILLS = """
+#include "_types.cuh"
 struct crowd_args { const float* x; float* y; };
 // kernel: crowd args=crowd_args threads=1024 registers=32
 // sass: = LDG.E.128 HMMA
