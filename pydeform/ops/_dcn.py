@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -78,18 +79,29 @@ class Lattice(NamedTuple):
             out.append((padded - extent) // step + 1)
         return out[0], out[1]
 
-    @property
-    def start(self) -> tuple[tuple[Fraction, Fraction], ...]:
-        """Where every tap reads for offset 0, from q*stride - pad on, as (y, x)."""
-        (rows, columns), (dy, dx) = self.kernel, self.dilation
-        cy, cx = dy * (rows - 1) // 2, dx * (columns - 1) // 2
-        scale = Fraction(self.scale)
-        return tuple(
-            (cy + (j * dy - cy) * scale, cx + (i * dx - cx) * scale)
-            for i in range(columns)
-            for j in range(rows)
-            if not (self.remove_center and (i, j) == (columns // 2, rows // 2))
-        )
+
+@lru_cache(maxsize=256)
+def starts(lattice: Lattice) -> tuple[tuple[Fraction | float, ...], ...]:
+    """Return where every tap reads for offset 0, from q*stride - pad on, as (y, x)."""
+    (rows, columns), (dy, dx) = lattice.kernel, lattice.dilation
+    cy, cx = dy * (rows - 1) // 2, dx * (columns - 1) // 2
+    scale = Fraction(lattice.scale)
+    points = [
+        (cy + (j * dy - cy) * scale, cx + (i * dx - cx) * scale)
+        for i in range(columns)
+        for j in range(rows)
+        if not (lattice.remove_center and (i, j) == (columns // 2, rows // 2))
+    ]
+    return tuple(tuple(_number(x) for x in point) for point in points)
+
+
+def _number(x: Fraction | int) -> Fraction | float:
+    """Return a float where that is exact, which it nearly always is: quicker to work with."""
+    try:
+        near = float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
+    return near if near == x else Fraction(x)
 
 
 def lattice(options: Options) -> Lattice:
@@ -152,7 +164,7 @@ def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
         lattice.taps,
         lattice.kink,
         base=(lattice.stride, lattice.pad),
-    )._replace(scale=((lattice.scale,) * 2,) * lattice.taps, start=lattice.start)
+    )._replace(scale=((lattice.scale,) * 2,) * lattice.taps, start=starts(lattice))
     _shapes.check_bytes("output", (batch, *geometry.out_size, channels), input.itemsize)
     return geometry
 

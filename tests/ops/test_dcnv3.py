@@ -246,3 +246,14 @@ def test_bad_derivatives():
     wrong = {"input": arrays["input"].astype(np.float32)}
     with pytest.raises(TypeError, match=r"grad_grads\['input'\]: expected dtype float64"):
         pydeform.dcnv3_double_backward(wrong, y, **arrays, **constants)
+
+
+@pytest.mark.parametrize("scale", [1.7e308, -1.7e308, 1e-300])
+def test_any_finite_scale(backend, scale):
+    """Taps beyond all numbers read nothing, whatever the image."""
+    arrays, constants = call(offset_scale=scale, kernel_h=7, kernel_w=7, pad_h=3, pad_w=3)
+    arrays["offset"][...] = 0
+    output = pydeform.dcnv3(**arrays, **constants)
+    assert np.isfinite(output).all()
+    with pydeform.use_backend("ref"):
+        np.testing.assert_allclose(output, pydeform.dcnv3(**arrays, **constants), rtol=1e-12)
