@@ -1,8 +1,6 @@
 """Hypothesis profiles, chosen by the environment variable HYPOTHESIS_PROFILE; shared fixtures."""
 
-import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -48,11 +46,9 @@ def _kernels_on_the_gpu():
 
     if os.environ.get("PYDEFORM_NO_POOL"):  # see .ci/check-gpu
         cupy.cuda.set_allocator(None)
-    path = Path(__file__).parent / "gpu/through_copies.py"
-    spec = importlib.util.spec_from_file_location("through_copies", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found, load = module.backend(cupy), _dispatch.load
+    import through_copies
+
+    found, load = through_copies.backend(cupy), _dispatch.load
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_dispatch, "load", lambda n: found if n == "emulated" else load(n))
         yield

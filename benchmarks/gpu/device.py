@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,7 @@ Call = Callable[[], Any]
 FLUSH_TIMES_L2 = 3
 
 
-class Device:
+class Device(ABC):
     """Arrays, clocks and facts of one place.
 
     Attributes
@@ -34,44 +35,44 @@ class Device:
     name: ClassVar[str]
     torch_device: ClassVar[str]
 
+    @abstractmethod
     def array(self, values: NDArray[Any]) -> Any:
         """Return a copy of an array that the backend takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numpy(self, array: Any) -> NDArray[Any]:
         """Return an array as NumPy's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backend(self) -> Any:
         """Return a context in which the public functions run the CUDA kernels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def torch(self, creating: bool = False) -> Any:
         """Return a context in which torch computes here, in the order of our own kernels.
 
         With `creating` also new tensors lie here; this costs time in every call of torch.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def seconds(self, call: Call) -> float:
         """Return how long one call takes, with cold caches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def synchronize(self) -> None:
         """Wait for everything that was started."""
-        raise NotImplementedError
 
+    @abstractmethod
     def capture(self, call: Call) -> Call:
         """Return a function that replays the kernels of a call, or raise RuntimeError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def free_bytes(self) -> int:
         """Return how much memory can be taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> dict[str, str]:
         """Return what a report says about it."""
-        raise NotImplementedError
 
 
 class Emulated(Device):

@@ -17,8 +17,8 @@ cdef struct Samples:  # [batch, position, group, tap, axis], anywhere; strides i
     int64_t batch, position, group, tap, axis
 
 cdef struct Tap:  # what is one tap's own, besides its place in the kernel
-    double[3] scale  # of its offsets, and
-    double[3] start  # where it reads for an offset of 0; reals
+    double[3] scale  # of its offsets
+    double[3] start  # where it reads for an offset of 0
     int64_t[3] size  # of its level
     int64_t first  # the level's first pixel
 

@@ -198,13 +198,13 @@ static void FN(sweep)(int corners, const pyd_plan *plan, const void *scale, cons
 }
 
 /* The weight of corner b for the chosen derivative, for a register of positions. */
-INLINE vreal FN(corner_weight)(const pyd_field *field, const pyd_plan *plan, int axes, int b,
-                               int64_t t) {
+INLINE vreal FN(corner_weight)(const int rank, const int length, const pyd_plan *plan, int axes,
+                               int b, int64_t t) {
     vreal w = FN(all)(1);
-    for (int a = field->rank - 1; a >= 0; a--) {
+    UNROLL for (int a = rank - 1; a >= 0; a--) {
         const real *row = (axes >> a & 1) ? plan->slope : plan->value;
-        w *= FN(load)(row + (a * field->length + b % field->length) * plan->stride + t);
-        b /= field->length;
+        w *= FN(load)(row + (a * length + b % length) * plan->stride + t);
+        b /= length;
     }
     return w;
 }
@@ -214,7 +214,7 @@ static void FN(corner_weights)(const pyd_field *field, const pyd_plan *plan, int
     for (int b = 0; b < field->corners; b++)
         for (int64_t t = 0; t < count; t += LANES) {
             real *to = (real *)weight + b * plan->stride + t;
-            const vreal raw = FN(corner_weight)(field, plan, axes, b, t);
+            const vreal raw = FN(corner_weight)(field->rank, field->length, plan, axes, b, t);
             const vreal w = FN(keep)(NOTEQUAL(raw, FN(all)(0)),
                                      scale ? raw * FN(load)((const real *)scale + t) : raw);
             FN(store)(to, accumulate ? FN(load)(to) + w : w);
@@ -235,7 +235,7 @@ static void FN(contract)(const pyd_field *field, const pyd_plan *plan, int axes,
     for (int64_t t = 0; t < count; t += LANES) {
         vreal sum = FN(all)(0);
         for (int b = 0; b < field->corners; b++) {
-            const vreal w = FN(corner_weight)(field, plan, axes, b, t);
+            const vreal w = FN(corner_weight)(field->rank, field->length, plan, axes, b, t);
             const vreal d = FN(load)((const real *)dots + b * plan->stride + t);
             sum += FN(keep)(NOTEQUAL(w, FN(all)(0)), w * d);
         }
@@ -250,24 +250,15 @@ INLINE void FN(contract_body)(const int rank, const int length, const pyd_plan *
                               const real *dots, const real *scale, int64_t count, real *sum,
                               real *sums, int64_t row) {
     const int64_t stride = plan->stride;
-    const int second = rank > 1 ? length : 1, third = rank > 2 ? length : 1;
+    const int corners = rank == 1 ? length : rank == 2 ? length * length : length * length * length;
     for (int64_t t = 0; t < count; t += LANES) {
-        vreal v[3][3], s[3][3], total[4];
-        UNROLL for (int a = 0; a < rank; a++) UNROLL for (int l = 0; l < length; l++) {
-            v[a][l] = FN(load)((const real *)plan->value + (a * length + l) * stride + t);
-            s[a][l] = FN(load)((const real *)plan->slope + (a * length + l) * stride + t);
-        }
+        vreal total[PYD_MAX_RANK + 1];
         UNROLL for (int i = 0; i <= rank; i++) total[i] = FN(all)(0);
-        UNROLL for (int y = 0; y < length; y++)
-        UNROLL for (int x = 0; x < second; x++)
-        UNROLL for (int z = 0; z < third; z++) {
-            const int b = (y * second + x) * third + z;
+        UNROLL for (int b = 0; b < corners; b++) {
             const vreal d = FN(load)(dots + b * stride + t);
             UNROLL for (int i = 0; i <= rank; i++) { /* i < rank: the slope of that axis */
-                vreal w = i == 0 ? s[0][y] : v[0][y];
-                if (rank > 1) w *= i == 1 && rank > 1 ? s[1][x] : v[1][x];
-                if (rank > 2) w *= i == 2 && rank > 2 ? s[2][z] : v[2][z];
-                if (i == rank) w = FN(load)((const real *)plan->weight + b * stride + t);
+                const vreal w = i < rank ? FN(corner_weight)(rank, length, plan, 1 << i, b, t)
+                                         : FN(load)((const real *)plan->weight + b * stride + t);
                 total[i] += FN(keep)(NOTEQUAL(w, FN(all)(0)), w * d);
             }
         }

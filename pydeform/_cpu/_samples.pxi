@@ -44,40 +44,10 @@ cdef inline pyd_matrix sample_rows(const Samples* s, int64_t image, int64_t grou
     return m
 
 
-cdef double rounded(value, bint doubles) except? -1:
-    """A number to the working precision, at once: to odd first where that is float."""
-    cdef double nearest = float(value), other
-    cdef bint exact
-    if doubles or nearest - nearest != 0:
-        return nearest
-    exact = True
-    if not isinstance(value, float):
-        exact = value == nearest
-    if not exact and pyd_even(nearest):
-        nearest = pyd_next(nearest, value > nearest)
-    return <float> nearest
-
-
-cdef extern from *:
-    """
-    #include <math.h>
-    /* Whether the last bit of a double is 0, and its neighbour. */
-    static int pyd_even(double x) {
-        uint64_t u;
-        memcpy(&u, &x, sizeof u);
-        return !(u & 1);
-    }
-    static double pyd_next(double x, int up) { return nextafter(x, up ? INFINITY : -INFINITY); }
-    """
-    int pyd_even(double) nogil
-    double pyd_next(double, int) nogil
-
-
 cdef int take_taps(Job* job, geometry, Memory memory) except -1:
     """What the geometry says of single taps."""
     cdef int64_t tap, each
     cdef int a
-    cdef bint doubles = job.itemsize == 8
     cdef Tap* taps
     scale, start, levels = geometry.scale, geometry.start, geometry.levels
     if not scale and not levels:
@@ -90,8 +60,8 @@ cdef int take_taps(Job* job, geometry, Memory memory) except -1:
         for tap in range(job.taps):
             factors, starts = scale[tap], start[tap]
             for a in range(job.rank):
-                taps[tap].scale[a] = rounded(factors[a], doubles)
-                taps[tap].start[a] = rounded(starts[a], doubles)
+                taps[tap].scale[a] = factors[a]
+                taps[tap].start[a] = starts[a]
     if levels:
         each = job.taps // len(levels)
         for tap in range(job.taps):

@@ -20,7 +20,7 @@ typedef struct {
     int64_t size[PYD_MAX_RANK];
     int64_t step[PYD_MAX_RANK]; /* elements from one pixel to its neighbour */
     int64_t first;              /* element of the first pixel */
-    double scale[PYD_MAX_RANK], start[PYD_MAX_RANK]; /* numbers that are reals */
+    double scale[PYD_MAX_RANK], start[PYD_MAX_RANK]; /* of offsets to pixels */
 } pyd_field;
 
 /* Where one tap of one offset group reads, for a tile of positions. Rows are `stride` long. */

@@ -123,7 +123,7 @@ class Sampling:
         self.width = g.channels // g.offset_groups
         self.index = _indices(g, layout.rows * self.pairs, (offset, *fields))
         self.T, self.A = NAMES[layout.storage.name], NAMES[layout.dtype.name]
-        self.offset = offset
+        self.offset = offset  # kept as long as its address
         self.cells = sum(
             prod(size + 2 for size in part)
             for part in ([level.size for level in g.levels] or [g.size])
@@ -210,15 +210,12 @@ class Sampling:
         pairs = 4 if corners * (number + index) + number > 200 else 8
         return -(-rows // _TILE_ROWS) * -(-self.pairs // pairs)
 
-    # The operators. Images are [N, pixels, C]; columns [g, rows, K, C / g] of the working type.
+    # The operators. Images are [N, pixels, C], columns [g, rows, K, C / g].
 
     def blend(
         self, image: Array, terms: Sequence[Term], columns: Array, first: int, add: bool = False
     ) -> None:
-        """Write (or add) the sum over terms of factor * S_alpha(image) for rows from `first`.
-
-        Columns that nothing is added to may be of the storage type.
-        """
+        """Write (or add) the sum over terms of factor * S_alpha(image) for rows from `first`."""
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
         rows = columns.shape[1]

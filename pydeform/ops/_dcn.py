@@ -23,7 +23,6 @@ from pydeform import _shapes
 from pydeform._arrays import NumpyArray
 from pydeform._shapes import ConvGeometry
 from pydeform.ops import _checks, _samples
-from pydeform.ops._call import Arrays
 from pydeform.ops._outputs import Wanted
 
 
@@ -169,7 +168,7 @@ def geometry_of(lattice: Lattice, input: NumpyArray) -> ConvGeometry:
     return geometry
 
 
-class _Views:
+class _Views(_samples.Views):
     """How the arrays of these operations are seen.
 
     With `packed`, offset and mask lie in one array: of every group the offsets of all taps, then
@@ -189,8 +188,8 @@ class _Views:
         grouped: NumpyArray = rows.reshape(batch, positions, groups, 3 * taps, copy=False)
         return grouped
 
-    def __call__(self, role: str, array: NumpyArray) -> NumpyArray:
-        """Return what the backend reads or writes."""
+    def read(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what the backend reads or writes, on the memory of the array."""
         if role in ("image", "output"):
             return array
         taps = self.shape[-1]
@@ -202,11 +201,10 @@ class _Views:
             array = self._grouped(array)[..., : 2 * taps]
         return array.reshape(*self.shape, 2, copy=False)[..., ::-1]  # (x, y) as (y, x)
 
-    def finish(self, results: Arrays) -> None:
+    def finish(self, role: str, written: NumpyArray, result: NumpyArray) -> None:  # noqa: ARG002
         """Fill what is never read of a packed gradient."""
-        found = results.get("offset_mask")
-        if found is not None:
-            found[..., self.used :] = _samples.exact(0, found.dtype)
+        if self.packed and role == "factor":
+            result[..., self.used :] = _samples.exact(0, result.dtype)
 
 
 def plan(
@@ -214,6 +212,5 @@ def plan(
 ) -> _samples.Plan:
     """Return how the operation is computed; `names` are those of image, position and factor."""
     output = (geometry.batch, *geometry.out_size, geometry.channels)
-    views = _Views(geometry, packed)
     roles = dict(zip(_samples.ROLES, names, strict=True))
-    return _samples.Plan(Wanted(output, input.dtype), geometry, views, roles, views.finish)
+    return _samples.Plan(Wanted(output, input.dtype), geometry, _Views(geometry, packed), roles)

@@ -25,7 +25,7 @@ class Options(NamedTuple):
     kink: object
 
 
-class _Views:
+class _Views(_samples.Views):
     """How the arrays of attention are seen: all points of all levels are the taps of a query."""
 
     def __init__(self, geometry: ConvGeometry) -> None:
@@ -33,8 +33,8 @@ class _Views:
         self.geometry = g
         self.samples = (g.batch, g.out_size[1], g.offset_groups, g.taps)
 
-    def __call__(self, role: str, array: NumpyArray) -> NumpyArray:
-        """Return what the backend reads or writes."""
+    def read(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what the backend reads or writes, on the memory of the array."""
         g = self.geometry
         if role == "position":
             return array.reshape(*self.samples, 2, copy=False)[..., ::-1]  # (x, y) as (y, x)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import lcm, prod
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pydeform import _shapes
 from pydeform._arrays import NumpyArray, namespace
 from pydeform._shapes import AXES, ConvGeometry
-from pydeform.ops import _checks
-from pydeform.ops._call import Arrays, Rules, working
+from pydeform.ops import _checks, _samples
+from pydeform.ops._call import Arrays, working
 from pydeform.ops._checks import KINKS, LAYOUTS, MODES, choice
 from pydeform.ops._outputs import Wanted
 
@@ -45,14 +45,6 @@ class Options(NamedTuple):
     mode: object
     kink: object
     layout: object
-
-
-class Plan(NamedTuple):
-    """One call; `geometry` has the common groups, to which kernel and offset are repeated."""
-
-    geometry: ConvGeometry
-    groups: dict[str, int]  # of the kernel and of the offset, as they lie
-    output: Wanted
 
 
 def _kernel_size(value: object, rank: int, taps: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -129,7 +121,7 @@ def _groups(name: str, found: int, given: object, channels: int, shape: tuple[in
     return found
 
 
-def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> Plan:
+def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _samples.Plan:
     """Check a call."""
     _checks.check_dtypes(arrays, accepted, "input", ("kernel", "offset"))
     rank = options.rank
@@ -191,126 +183,74 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> Plan:
     )
     output = _checks.output_shape(geometry)
     _shapes.check_bytes("output", output, input.itemsize)
-    return Plan(geometry, groups, Wanted(output, input.dtype))
+    roles = dict(zip(_samples.ROLES, ("input", "offset", "kernel"), strict=True))
+    views = _Views(geometry, groups)
+    return _samples.Plan(Wanted(output, input.dtype), geometry, views, roles)
 
 
-class _Common:
-    """Kernel and offset with the groups that they have in common, and back.
+class _Views(_samples.Views):
+    """Offset and kernel with the groups that they have in common.
 
-    A backend sees them as [N, P, G, K] and [N, P, G, K, n], P positions.
+    Parameters
+    ----------
+    geometry
+        With the common groups.
+    groups
+        Those of the arrays as they lie, by name; a kernel has some, an offset if it is there.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        g = plan.geometry
-        # The axes of one group of each.
-        self.share = {"kernel": (g.taps,), "offset": (g.taps, g.rank)}
+    def __init__(self, geometry: ConvGeometry, groups: dict[str, int]) -> None:
+        self.geometry = g = geometry
+        # Of a position: groups, and the axes of one group.
+        self.shape: dict[str, tuple[int, ...]] = {"factor": (groups["kernel"], g.taps)}
+        if "offset" in groups:
+            self.shape["position"] = (groups["offset"], g.taps, g.rank)
 
-    def _seen(self, name: str, array: NumpyArray) -> NumpyArray:
-        """[N, P, G, *share] on the memory of an array with groups of its own."""
-        g, share = self.plan.geometry, self.share[name]
-        positions, groups = prod(g.out_size), self.plan.groups[name]
+    def _times(self, role: str) -> int:
+        """How often the groups that lie there are repeated."""
+        return self.geometry.offset_groups // self.shape[role][0] if role in self.shape else 1
+
+    def _seen(self, role: str, array: NumpyArray) -> NumpyArray:
+        """[N, P, groups, ...] on the memory of an offset or a kernel."""
+        g, shape = self.geometry, self.shape[role]
+        positions = prod(g.out_size)
         if g.channels_last:
-            return array.reshape(g.batch, positions, groups, *share, copy=False)
-        first = array.reshape(g.batch, groups, *share, positions, copy=False)
-        seen: NumpyArray = namespace(array).moveaxis(first, -1, 1)
+            return array.reshape(g.batch, positions, *shape, copy=False)
+        seen: NumpyArray = namespace(array).moveaxis(
+            array.reshape(g.batch, *shape, positions, copy=False), -1, 1
+        )
         return seen
 
-    def _times(self, name: str) -> int:
-        return self.plan.geometry.offset_groups // self.plan.groups[name]
-
-    def take(self, name: str, arrays: Arrays) -> NumpyArray | None:
-        """Return an array as a backend reads it; with groups repeated where they are fewer."""
-        if name not in arrays:
-            return None
-        seen, times = self._seen(name, arrays[name]), self._times(name)
+    def read(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what a backend reads; with groups repeated where they are fewer."""
+        if role not in self.shape:
+            return array
+        seen, times = self._seen(role, array), self._times(role)
         return seen if times == 1 else namespace(seen).repeat(seen, times, axis=2)
 
-    def memory(self, name: str, results: Arrays) -> NumpyArray | None:
-        """Return what a backend writes a gradient to: the result itself where groups are alike."""
-        if name not in results:
-            return None
-        seen, times = self._seen(name, results[name]), self._times(name)
-        if times == 1:
-            return seen
-        batch, positions, groups, *share = seen.shape
-        shape = (batch, positions, groups * times, *share)
+    def write(self, role: str, result: NumpyArray) -> NumpyArray:
+        """Return what a backend writes to: the result itself where groups are alike."""
+        if (times := self._times(role)) == 1:
+            return self.read(role, result)
+        seen = self._seen(role, result)
+        batch, positions, groups, *axes = seen.shape
+        shape = (batch, positions, groups * times, *axes)
         memory: NumpyArray = namespace(seen).empty(shape, working(seen[:0]).dtype)
         return memory
 
-    def give(self, name: str, written: NumpyArray | None, results: Arrays) -> None:
-        """Sum over the repeated groups what `memory` was for."""
-        if written is None or (times := self._times(name)) == 1:
-            return
-        seen = self._seen(name, results[name])
-        batch, positions, groups, *share = seen.shape
-        seen[...] = written.reshape(batch, positions, groups, times, *share).sum(axis=3)
+    def finish(self, role: str, written: NumpyArray, result: NumpyArray) -> None:
+        """Sum over the repeated groups."""
+        if (times := self._times(role)) > 1:
+            seen = self._seen(role, result)
+            batch, positions, groups, *axes = seen.shape
+            seen[...] = written.reshape(batch, positions, groups, times, *axes).sum(axis=3)
 
 
-def _forward(backend: Any, plan: Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:
-    common = _Common(plan)
-    offset, kernel = (common.take(name, arrays) for name in ("offset", "kernel"))
-    backend.local_conv(plan.geometry, arrays["input"], offset, kernel, results["out"])
-
-
-def _backward(
-    backend: Any, plan: Plan, ybar: NumpyArray, arrays: Arrays, results: dict[str, NumpyArray]
-) -> None:
-    common = _Common(plan)
-    offset, kernel = (common.take(name, arrays) for name in ("offset", "kernel"))
-    written = [common.memory(name, results) for name in ("offset", "kernel")]
-    grads = (results.get("input"), *written)
-    backend.local_conv_backward(plan.geometry, ybar, arrays["input"], offset, kernel, grads)
-    for name, memory in zip(("offset", "kernel"), written, strict=True):
-        common.give(name, memory, results)
-
-
-def _jvp(
-    backend: Any, plan: Plan, tangents: Arrays, arrays: Arrays, results: dict[str, NumpyArray]
-) -> None:
-    common = _Common(plan)
-    offset, kernel = (common.take(name, arrays) for name in ("offset", "kernel"))
-    t = (tangents.get("input"), *(common.take(name, tangents) for name in ("offset", "kernel")))
-    backend.local_conv_jvp(
-        plan.geometry,
-        arrays["input"],
-        offset,
-        kernel,
-        t,
-        results["output"],
-        results["output_tangent"],
-    )
-
-
-def _double_backward(
-    backend: Any,
-    plan: Plan,
-    grad_grads: Arrays,
-    ybar: NumpyArray,
-    arrays: Arrays,
-    results: dict[str, NumpyArray],
-) -> None:
-    common = _Common(plan)
-    offset, kernel = (common.take(name, arrays) for name in ("offset", "kernel"))
-    t = (grad_grads.get("input"), *(common.take(n, grad_grads) for n in ("offset", "kernel")))
-    written = [common.memory(name, results) for name in ("offset", "kernel")]
-    grads = (results.get("grad_output"), results.get("input"), *written)
-    backend.local_conv_double_backward(
-        plan.geometry, t, ybar, arrays["input"], offset, kernel, grads
-    )
-    for name, memory in zip(("offset", "kernel"), written, strict=True):
-        common.give(name, memory, results)
-
-
-RULES = Rules(
+RULES = _samples.rules(
     arguments=("input", "kernel", "offset"),
     required=("input", "kernel"),
     like="input",
     plan=plan,
-    forward=_forward,
-    backward=_backward,
-    jvp=_jvp,
-    double_backward=_double_backward,
     grads=LocalConvGrads,
     double_grads=LocalConvDoubleGrads,
 )

@@ -48,7 +48,7 @@ class Part(Protocol):
         """Return the factors of the taps; None is 1 everywhere."""
 
     def add(self, role: str, values: NumpyArray, result: NumpyArray) -> None:
-        """Put the adjoint of `linear` at what the backend wrote into a result, or add it there."""
+        """Put the adjoint of `linear` at what the backend wrote into a result; add to an image."""
 
 
 class Plan(NamedTuple):
@@ -57,7 +57,6 @@ class Plan(NamedTuple):
     output: Wanted
     parts: Sequence[Part]
     arguments: Mapping[str, str]  # by role
-    summed: frozenset[str] = frozenset()  # arguments, or "output", whose results start from 0
 
 
 def _shape(g: ConvGeometry, role: str) -> tuple[int, ...]:
@@ -74,12 +73,12 @@ def _shape(g: ConvGeometry, role: str) -> tuple[int, ...]:
 class _Memory:
     """Where the results of a call are computed, and memory between that parts share."""
 
-    def __init__(self, backend: Any, plan: Plan, results: Arrays, outputs: Sequence[str]) -> None:
+    def __init__(self, backend: Any, plan: Plan, results: Arrays) -> None:
         self.backend, self.results = backend, results
         self.working = {name: _working(result) for name, result in results.items()}
-        for name, array in self.working.items():
-            if ("output" if name in outputs else name) in plan.summed:
-                array[...] = exact(0, array.dtype)
+        image = self.working.get(plan.arguments["image"])
+        if image is not None:  # which parts add to
+            image[...] = exact(0, image.dtype)
         self.spare: dict[tuple[str, tuple[int, ...]], NumpyArray] = {}
 
     def empty(self, like: NumpyArray, shape: tuple[int, ...]) -> NumpyArray:
@@ -149,9 +148,9 @@ class _Step:
             self.part.add(role, values, result)
 
 
-def _steps(backend: Any, plan: Plan, results: Arrays, *outputs: str) -> Iterator[_Step]:
+def _steps(backend: Any, plan: Plan, results: Arrays) -> Iterator[_Step]:
     """Go through the parts; what a step has written is placed when the next one is asked for."""
-    memory = _Memory(backend, plan, results, outputs)
+    memory = _Memory(backend, plan, results)
     for part in plan.parts:
         step = _Step(plan, part, memory)
         yield step
@@ -173,7 +172,7 @@ def _wide(arrays: Arrays) -> dict[str, NumpyArray]:
 @_quiet()
 def _forward(backend: Any, plan: Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:
     arrays = _wide(arrays)
-    for step in _steps(backend, plan, results, "out"):
+    for step in _steps(backend, plan, results):
         backend.local_conv(step.part.geometry, *step.arguments(arrays), step.write("output", "out"))
 
 
@@ -201,7 +200,7 @@ def _jvp(
 ) -> None:
     arrays, tangents = _wide(arrays), _wide(tangents)
     names = ("output", "output_tangent")
-    for step in _steps(backend, plan, results, *names):
+    for step in _steps(backend, plan, results):
         backend.local_conv_jvp(
             step.part.geometry,
             *step.arguments(arrays),
@@ -221,7 +220,7 @@ def _double_backward(
 ) -> None:
     arrays, grad_grads = _wide(arrays), _wide(grad_grads)
     grad_output = _call.working(grad_output)
-    for step in _steps(backend, plan, results, "grad_output"):
+    for step in _steps(backend, plan, results):
         backend.local_conv_double_backward(
             step.part.geometry,
             step.linears(grad_grads),

@@ -293,7 +293,7 @@ def plan(arrays: Arrays, accepted: Sequence[str], options: Options) -> _parts.Pl
         parts.append(Part(image, where, some.where(xp), gamma, bins, geometry))
     roles = {"image": "input"}
     roles |= {r: n for r, n in (("position", "offset"), ("factor", "mask")) if n in arrays}
-    return _parts.Plan(Wanted(output, input.dtype), parts, roles, frozenset({"input"}))
+    return _parts.Plan(Wanted(output, input.dtype), parts, roles)
 
 
 def _check_memory(needed: int, taps: int) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,48 +28,66 @@ from pydeform.ops._outputs import Wanted
 ROLES = ("image", "position", "factor")
 
 
-class Plan(NamedTuple):
-    """How a call is computed.
+class Views(ABC):
+    """How the arrays of an operation are seen; roles are "output" and those of `ROLES`."""
 
-    `view` takes "output" or a role, and an argument, a tangent, a cotangent or a result; what it
-    returns is on the same memory. `finish` takes the gradients that were written.
-    """
+    @abstractmethod
+    def read(self, role: str, array: NumpyArray) -> NumpyArray:
+        """Return what the backend reads of an argument, a tangent or a cotangent."""
+
+    def write(self, role: str, result: NumpyArray) -> NumpyArray:
+        """Return what it writes to: the result's memory, where `finish` has nothing to do."""
+        return self.read(role, result)
+
+    def finish(self, role: str, written: NumpyArray, result: NumpyArray) -> None:  # noqa: B027
+        """Bring to the result what was written elsewhere, and what the backend does not write."""
+
+
+class Plan(NamedTuple):
+    """How a call is computed."""
 
     output: Wanted
     geometry: ConvGeometry
-    view: Callable[[str, NumpyArray], NumpyArray]
+    views: Views
     arguments: Mapping[str, str]  # by role
-    finish: Callable[[Arrays], None] | None = None
 
-    def views(self, arrays: Arrays) -> tuple[NumpyArray | None, ...]:
+    def reads(self, arrays: Arrays) -> tuple[NumpyArray | None, ...]:
         """Image, position and factor of what is there; None where it is not."""
         given = ((role, arrays.get(self.arguments[role])) for role in ROLES)
-        return tuple(None if array is None else self.view(role, array) for role, array in given)
+        return tuple(None if a is None else self.views.read(role, a) for role, a in given)
 
-    def outputs(self, arrays: Arrays, *names: str) -> tuple[NumpyArray | None, ...]:
-        """What lies as the output does."""
-        given = (arrays.get(name) for name in names)
-        return tuple(None if array is None else self.view("output", array) for array in given)
+    @contextmanager
+    def writes(self, results: Arrays, *outputs: str) -> Iterator[tuple[NumpyArray | None, ...]]:
+        """Memory for results like the output and for those like image, position and factor."""
+        names = [("output", name) for name in outputs]
+        names += [(role, self.arguments[role]) for role in ROLES]
+        given = [(role, results.get(name)) for role, name in names]
+        written = [None if r is None else self.views.write(role, r) for role, r in given]
+        yield tuple(written)
+        for (role, result), memory in zip(given, written, strict=True):
+            if result is not None and memory is not None:
+                self.views.finish(role, memory, result)
 
 
 def _forward(backend: Any, plan: Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:
-    backend.local_conv(plan.geometry, *plan.views(arrays), *plan.outputs(results, "out"))
+    out = plan.views.write("output", results["out"])
+    backend.local_conv(plan.geometry, *plan.reads(arrays), out)
 
 
 def _backward(
     backend: Any, plan: Plan, ybar: NumpyArray, arrays: Arrays, results: dict[str, NumpyArray]
 ) -> None:
-    ybar = plan.view("output", ybar)
-    backend.local_conv_backward(plan.geometry, ybar, *plan.views(arrays), plan.views(results))
-    if plan.finish is not None:
-        plan.finish(results)
+    ybar = plan.views.read("output", ybar)
+    with plan.writes(results) as grads:
+        backend.local_conv_backward(plan.geometry, ybar, *plan.reads(arrays), grads)
 
 
 def _jvp(
     backend: Any, plan: Plan, tangents: Arrays, arrays: Arrays, results: dict[str, NumpyArray]
 ) -> None:
-    written = plan.outputs(results, "output", "output_tangent")
-    backend.local_conv_jvp(plan.geometry, *plan.views(arrays), plan.views(tangents), *written)
+    names = ("output", "output_tangent")
+    written = (plan.views.write("output", results[name]) for name in names)
+    backend.local_conv_jvp(plan.geometry, *plan.reads(arrays), plan.reads(tangents), *written)
 
 
 def _double_backward(
@@ -78,15 +98,11 @@ def _double_backward(
     arrays: Arrays,
     results: dict[str, NumpyArray],
 ) -> None:
-    backend.local_conv_double_backward(
-        plan.geometry,
-        plan.views(grad_grads),
-        plan.view("output", ybar),
-        *plan.views(arrays),
-        (*plan.outputs(results, "grad_output"), *plan.views(results)),
-    )
-    if plan.finish is not None:
-        plan.finish(results)
+    ybar = plan.views.read("output", ybar)
+    with plan.writes(results, "grad_output") as grads:
+        backend.local_conv_double_backward(
+            plan.geometry, plan.reads(grad_grads), ybar, *plan.reads(arrays), grads
+        )
 
 
 # The rules of an operation whose plan is a `Plan`.

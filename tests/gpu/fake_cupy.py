@@ -7,27 +7,21 @@ that computes by the executable specification.
 """
 
 import contextlib
-import importlib.util
+import importlib
 import inspect
 import sys
 import types
-from pathlib import Path
 from unittest import mock
 
+import fake_memory
 import numpy as np
 
 from pydeform import _cuda, _ref
 
-_spec = importlib.util.spec_from_file_location(
-    "fake_memory", Path(__file__).with_name("fake_memory.py")
-)
-memory = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(memory)
-
 # What waited for the device, and what was moved to it, since `installed()`.
 waits, uploads = [], []
 _devices = [0]  # the last one is current
-_streams = memory.streams
+_streams = fake_memory.streams
 NULL = object()
 
 
@@ -200,13 +194,13 @@ def _new(array):
 
 
 def empty(shape, dtype=float, order="C"):
-    found = memory.allocated(shape, dtype, order)
+    found = fake_memory.allocated(shape, dtype, order)
     found.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, until it is written
     return _new(found)
 
 
 def zeros(shape, dtype=float, order="C"):
-    found = memory.allocated(shape, dtype, order)
+    found = fake_memory.allocated(shape, dtype, order)
     found[...] = 0
     return _new(found)
 
@@ -303,10 +297,10 @@ def module():
         Device=Device,
         Stream=Stream,
         get_current_stream=lambda: _streams[-1] if _streams else Stream(),
-        MemoryPool=memory.MemoryPool,
-        MemoryPointer=memory.MemoryPointer,
-        UnownedMemory=memory.UnownedMemory,
-        using_allocator=memory.using_allocator,
+        MemoryPool=fake_memory.MemoryPool,
+        MemoryPointer=fake_memory.MemoryPointer,
+        UnownedMemory=fake_memory.UnownedMemory,
+        using_allocator=fake_memory.using_allocator,
     )
     return made
 

@@ -3,25 +3,18 @@
 CuPy, the kernels and torch are stood in for (`fake_cupy`).
 """
 
-import importlib.util
 import inspect
 import sys
 import types
-from pathlib import Path
 
+import fake_cupy as fake
 import ml_dtypes
 import numpy as np
 import pytest
+from fake_cupy import Exporter, conv
 
 import pydeform
 from pydeform import _arrays
-
-_spec = importlib.util.spec_from_file_location(
-    "fake_cupy", Path(__file__).with_name("fake_cupy.py")
-)
-fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake)
-conv, Exporter = fake.conv, fake.Exporter
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {name: np.dtype(name) for name in ("float64", "float32", "float16")}

@@ -4,33 +4,22 @@ CuPy and the kernels are stood in for (`fake_cupy`), so that this runs anywhere;
 compared with NumPy to the bit. Kernels themselves are tested elsewhere.
 """
 
-import importlib.util
 import inspect
 from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 
+import fake_cupy as fake
 import ml_dtypes
 import numpy as np
 import pytest
+import test_libraries as libraries
+from fake_cupy import conv
 from hypothesis import Phase, given, settings
 
 import pydeform
 import pydeform.recipes
 from pydeform.testing.operations import OPERATIONS
 
-
-def _beside(path, name):
-    """Import a file that no package has."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fake = _beside("fake_cupy.py", "fake_cupy")
-conv = fake.conv
-libraries = _beside("../recipes/test_libraries.py", "test_libraries_of_recipes")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {name: np.dtype(name) for name in ("float64", "float32", "float16")}
 DTYPES["bfloat16"] = BFLOAT16

@@ -4,31 +4,19 @@ What it does with them may not depend on their being NumPy's: no mixing, no turn
 arrays, nothing that waits for the device, no number read before it is written (new memory is NaN).
 """
 
-import importlib.util
-from pathlib import Path
-
+import fake_cublas as cublas
+import fake_cupy as fake
 import ml_dtypes
 import numpy as np
 import pytest
+import test_manners as manners
+import through_copies
 
 import pydeform
 import pydeform._gpu
 from pydeform._gpu import _fused, _host, _loader
 from pydeform._gpu._product import product
 from pydeform.testing.operations import OPERATIONS
-
-
-def _beside(name):
-    """Import a file that no package has."""
-    path = Path(__file__).parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_beside", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-manners = _beside("test_manners")
-fake, cublas = manners.fake, _beside("fake_cublas")
 
 PRIMITIVES = ("deform_conv", "local_conv", "sample", "splat", "dcnv3")
 CASES = [
@@ -69,7 +57,7 @@ def test_arrays_are_copied_to_a_device_and_back(monkeypatch):
     here, _ = fake.conv()
     expected = pydeform.deform_conv2d(**here, padding=1)
     with fake.installed(pydeform._gpu) as cupy, cublas.installed():
-        through = _beside("through_copies").backend(cupy)
+        through = through_copies.backend(cupy)
         load = pydeform._dispatch.load
         monkeypatch.setattr(
             pydeform._dispatch, "load", lambda name: through if name == "emulated" else load(name)

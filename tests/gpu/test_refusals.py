@@ -3,21 +3,14 @@
 CuPy and the kernels are stood in for (`fake_cupy`).
 """
 
-import importlib.util
 import sys
-from pathlib import Path
 
+import fake_cupy as fake
 import numpy as np
 import pytest
+from fake_cupy import Exporter, conv
 
 import pydeform
-
-_spec = importlib.util.spec_from_file_location(
-    "fake_cupy", Path(__file__).with_name("fake_cupy.py")
-)
-fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake)
-conv, Exporter = fake.conv, fake.Exporter
 
 
 def test_arrays_lie_on_one_device():

@@ -1,27 +1,16 @@
 """Memory that a caller gives to calls on a device, on the stand-ins for CuPy and cuBLAS."""
 
 import contextlib
-import importlib.util
-from pathlib import Path
 
+import fake_cublas as cublas
+import fake_cupy as fake
+import fake_memory
 import numpy as np
 import pytest
+import test_on_stand_in as stand_in
 
 import pydeform
 import pydeform._gpu
-
-
-def _beside(name):
-    """Import a file that no package has."""
-    path = Path(__file__).parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_beside", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stand_in = _beside("test_on_stand_in")
-fake, cublas = stand_in.fake, stand_in.cublas
 
 
 @pytest.fixture
@@ -42,15 +31,15 @@ def test_the_same_bits_and_nothing_from_the_pool(cupy, monkeypatch):
     gradients = pydeform.deform_conv2d_backward(grad, **here, padding=1)
     memory = cupy.empty(1 << 20, np.uint8)
     outside = []
-    malloc = fake.memory.allocated
+    malloc = fake_memory.allocated
 
     def counted(shape, dtype, order):
-        outside.extend([shape] * (not fake.memory._allocators))
+        outside.extend([shape] * (not fake_memory._allocators))
         return malloc(shape, dtype, order)
 
     out = cupy.empty(expected.shape, expected.dtype)
     into = {name: cupy.empty(array.shape, array.dtype) for name, array in here.items()}
-    monkeypatch.setattr(fake.memory, "allocated", counted)
+    monkeypatch.setattr(fake_memory, "allocated", counted)
     with pydeform.workspace(memory) as given:
         assert (1 << 20) - 1024 < given.size <= 1 << 20
         assert given.peak == 0
