@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from benchmarks.cpu import RESULTS, counts, published, tell, words
 from benchmarks.machine import facts
 from benchmarks.problems import DEFAULT, PROBLEMS, Problem
 from benchmarks.progress import Say, progress
-from benchmarks.report import README, facts_text, grid, write_section
+from benchmarks.report import README, Saved, facts_text, grid, write_section
 from benchmarks.sampling import CONTESTANTS
 from benchmarks.timing import Measurement, hold
 from benchmarks.workers import team
@@ -31,7 +31,7 @@ QUIET = 0.3
 
 
 @dataclass
-class Found:
+class Found(Saved):
     """Everything that a run measured.
 
     Attributes
@@ -53,11 +53,6 @@ class Found:
     measurements: list[Measurement] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Found:

@@ -20,7 +20,17 @@ SCALING = ("pydeform", YARDSTICK, "sgemm")
 
 
 @dataclass
-class Report:
+class Saved:
+    """What a run found, as a file."""
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Report(Saved):
     """Everything that a run measured.
 
     Attributes
@@ -63,12 +73,6 @@ class Report:
                 }
                 for peer, reason in getattr(contest, name).items()
             ]
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        data = asdict(self)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from benchmarks.gpu.contest import Measured
 from benchmarks.gpu.floors import Ceilings
 from benchmarks.gpu.only_gpu import Shown
 from benchmarks.gpu.predictions import host_seconds, predictions, seconds
-from benchmarks.report import grid
+from benchmarks.report import Saved, grid
 
 BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 
 
 @dataclass
-class Found:
+class Found(Saved):
     """Everything that a run found.
 
     Attributes
@@ -49,11 +49,6 @@ class Found:
     floors: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     failed: list[dict[str, str]] = field(default_factory=list)
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Found:
