@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -64,7 +65,10 @@ class Device(ABC):
 
     @abstractmethod
     def capture(self, call: Call) -> Call:
-        """Return a function that replays the kernels of a call, or raise RuntimeError."""
+        """Return a function that replays the kernels of a call, or raise RuntimeError.
+
+        What the call refers to lives as long as that function.
+        """
 
     @abstractmethod
     def free_bytes(self) -> int:
@@ -190,7 +194,7 @@ class Cuda(Device):
             except Exception as error:
                 self._leave_capture()
                 raise RuntimeError(f"not captured: {error}") from error
-        return lambda: graph.launch(self.stream)
+        return partial(_launch, graph, self.stream, call)
 
     def _leave_capture(self) -> None:
         """End a capture that failed, so that the stream can be used again."""
@@ -220,6 +224,11 @@ class Cuda(Device):
             "driver (CUDA)": str(runtime.driverGetVersion()),
             "runtime (CUDA)": str(runtime.runtimeGetVersion()),
         }
+
+
+def _launch(graph: Any, stream: Any, _call: Call) -> None:
+    """Replay; the call is here so that its arrays are not freed, since the graph has addresses."""
+    graph.launch(stream)
 
 
 def versions() -> dict[str, str]:

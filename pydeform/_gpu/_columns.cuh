@@ -40,15 +40,35 @@ template <class A, int V> __device__ __forceinline__ void store_numbers(void* da
 // apart and put together again.
 template <class T, int V> struct Words {
     Pack<T, V> pack;
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int v = 0; v < V; ++v) pack.v[v] = T(0.0f);
+    }
     __device__ __forceinline__ void load(const T* p) { pack = Pack<T, V>::load(p); }
     template <class A> __device__ __forceinline__ void add(A weight, A (&sum)[V]) const {
 #pragma unroll
         for (int v = 0; v < V; ++v) sum[v] += weight * A(pack.v[v]);
     }
+    template <class A> __device__ __forceinline__ void dot(const A (&with)[V], A& sum) const {
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum += with[v] * A(pack.v[v]);
+    }
 };
 template <class T> struct Words<T, 8> {
     Pack<unsigned, 4> pack;
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) pack.v[v] = 0;
+    }
     __device__ __forceinline__ void load(const T* p) { pack = Pack<unsigned, 4>::load(reinterpret_cast<const unsigned*>(p)); }
+    template <class A> __device__ __forceinline__ void dot(const A (&with)[8], A& sum) const {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) {
+            float low, high;
+            unpack2<T>(pack.v[v], low, high);
+            sum += with[2 * v] * low, sum += with[2 * v + 1] * high;
+        }
+    }
     template <class A> __device__ __forceinline__ void add(A weight, A (&sum)[8]) const {
 #pragma unroll
         for (int v = 0; v < 4; ++v) {
@@ -58,6 +78,9 @@ template <class T> struct Words<T, 8> {
         }
     }
 };
+
+// How many of N corners are loaded at a time: more would want more registers than gain time.
+template <int N> __device__ constexpr int together() { return N % 4 == 0 ? 4 : N % 3 == 0 ? 3 : N; }
 
 // Numbers per (row, tap, channel), a row being an output position of an image. Channels come in
 // groups of `width`, one after the other, so that each group is a matrix.
@@ -69,9 +92,16 @@ struct Columns {
     int64_t kind;
 };
 
-template <class I> __device__ __forceinline__ int64_t column_index(const Columns& columns, int64_t row, I tap, I channel) {
+// Where the columns of a row and tap begin, and where a channel is in them.
+template <class I> __device__ __forceinline__ int64_t columns_at(const Columns& columns, I row, I tap) {
+    return (row - columns.first) * columns.row + tap * columns.tap;
+}
+template <class I> __device__ __forceinline__ int64_t channel_at(const Columns& columns, I channel) {
     const I group = quotient(channel, columns.width);
-    return group * columns.group + (row - columns.first) * columns.row + tap * columns.tap + (channel - group * I(columns.width.by));
+    return group * columns.group + (channel - group * I(columns.width.by));
+}
+template <class I> __device__ __forceinline__ int64_t column_index(const Columns& columns, I row, I tap, I channel) {
+    return columns_at(columns, row, tap) + channel_at(columns, channel);
 }
 
 // [images, pixels, channels] of a storage type.
@@ -140,64 +170,78 @@ template <class A, class I, int N, int COUNT> struct Plans {
         return folds;
     }
 
-    // sum += the corners of a sample in V channels, of an image that begins at x.
+    // sum += the corners of a sample in V channels, of an image that begins at x. What is not to be read
+    // is 0; several are on their way before the first is added.
     template <class T, int V> __device__ __forceinline__ void add(int e, const T* x, I channels, A (&sum)[V]) const {
+        constexpr int TOGETHER = together<N>();
 #pragma unroll
-        for (int b = 0; b < N; ++b) {
-            const A by = weight(e, b);
-            if (by == 0) continue;
-            A corner[V];
-            load<T, A, V>(x + wide_product(pixel(e, b), channels), corner);
+        for (int b = 0; b < N; b += TOGETHER) {
+            Words<T, V> corners[TOGETHER];
 #pragma unroll
-            for (int v = 0; v < V; ++v) sum[v] += by * corner[v];
+            for (int i = 0; i < TOGETHER; ++i) {
+                corners[i].clear();
+                if (weight(e, b + i) != 0) corners[i].load(x + wide_product(pixel(e, b + i), channels));
+            }
+#pragma unroll
+            for (int i = 0; i < TOGETHER; ++i) corners[i].add(weight(e, b + i), sum);
         }
     }
 
-    // The same of finite pixels: what is not to be read is read too, so that all are on their way at
-    // a time, and times 0.
-    template <class T, int V> __device__ __forceinline__ void add_finite(int e, const T* x, I channels, A (&sum)[V]) const {
-        Words<T, V> corners[N];
+    // The same of finite pixels, of SAMPLES samples `pitch` apart: what is not to be read is read too, so
+    // that all are on their way at a time, and times 0.
+    template <int SAMPLES, class T, int V>
+    __device__ __forceinline__ void add_finite(int e, int pitch, const T* x, I channels, A (&sum)[V]) const {
+        Words<T, V> corners[SAMPLES][N];
 #pragma unroll
-        for (int b = 0; b < N; ++b) corners[b].load(x + wide_product(pixel(e, b), channels));
+        for (int i = 0; i < SAMPLES; ++i)
 #pragma unroll
-        for (int b = 0; b < N; ++b) corners[b].add(weight(e, b), sum);
+            for (int b = 0; b < N; ++b) corners[i][b].load(x + wide_product(pixel(e + i * pitch, b), channels));
+#pragma unroll
+        for (int i = 0; i < SAMPLES; ++i)
+#pragma unroll
+            for (int b = 0; b < N; ++b) corners[i][b].add(weight(e + i * pitch, b), sum);
     }
 };
 
-// A block takes tiles of 16 rows and several (offset group, tap) pairs, as many as its shared memory
-// holds plans of; neighbouring threads plan neighbouring positions. `Sampling._tiles` counts tiles by
-// these numbers.
+// A block takes tiles of 16 rows and so many (offset group, tap) pairs that all tiles have about as many
+// and shared memory holds the plans; neighbouring threads plan neighbouring positions.
+// `Sampling._tiles` divides by these numbers.
 template <class A, class I, int N> struct Tile {
-    enum { ROWS = 16, PAIRS = N * (sizeof(A) + sizeof(I)) + sizeof(A) > 200 ? 4 : 8, PLANS = ROWS * PAIRS };
+    enum { ROWS = 16, PAIRS = N * (sizeof(A) + sizeof(I)) + sizeof(A) > 150 ? 4 : 16, PLANS = ROWS * PAIRS };
+};
+struct Tiles {
+    int64_t rows, count, lanes;
+    Divisor across;  // tiles along the pairs
+    int64_t pairs;   // of a tile
 };
 
 // take(plans, which, image, row, tap, channel) for V channels of one sample after another, `lanes`
 // neighbouring threads being at one sample. Taps are all alike.
 template <class A, class I, int R, int V, bool WIDE, class F>
-__device__ __forceinline__ void walk_tiles(const Geometry& g, const Terms& terms, int64_t first_row, int64_t rows, int64_t tiles, int lanes, F take) {
+__device__ __forceinline__ void walk_tiles(const Geometry& g, const Terms& terms, int64_t first_row, const Tiles& tiles, F take) {
     constexpr int N = corner_count<R, WIDE>();
     using S = Tile<A, I, N>;
     __shared__ Plans<A, I, N, S::PLANS> plans;
-    const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = (pairs + S::PAIRS - 1) / S::PAIRS;
-    const I width = I(g.channels / g.groups), vectors = width / V;
-    const int64_t last = first_row + rows;
-    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const int64_t row = first_row + tile / across * S::ROWS;
-        const I pair = I(tile % across) * S::PAIRS;
-        for (int e = threadIdx.x; e < S::PLANS; e += blockDim.x) {
-            const int64_t r = row + e % S::ROWS;
+    const I pairs = I(g.groups * g.taps), taps = I(g.taps), across = I(tiles.pairs), last = I(first_row + tiles.rows);
+    const I width = I(g.channels) / I(g.groups), vectors = width / V;
+    const int lanes = int(tiles.lanes), each = S::ROWS * int(across);
+    for (I tile = blockIdx.x; tile < tiles.count; tile += gridDim.x) {
+        const I down = quotient(tile, tiles.across);
+        const I row = I(first_row) + down * S::ROWS, pair = (tile - down * I(tiles.across.by)) * across;
+        for (int e = threadIdx.x; e < each; e += blockDim.x) {
+            const I r = row + e % S::ROWS;
             const I p = pair + e / S::ROWS, group = quotient(p, g.by_taps);
             if (r >= last || p >= pairs) continue;
-            plans.template plan<R, WIDE>(e, g, PYD_NO_TABLE, terms, make_row<I, R>(g, I(r)), group, p - group * taps);
+            plans.template plan<R, WIDE>(e, g, PYD_NO_TABLE, terms, make_row<I, R>(g, r), group, p - group * taps);
         }
         __syncthreads();
-        for (I e = threadIdx.x / lanes; e < S::PLANS; e += blockDim.x / lanes) {
+        for (int e = threadIdx.x / lanes; e < each; e += blockDim.x / lanes) {
             const I p = pair + e / S::ROWS, group = quotient(p, g.by_taps);
-            const int64_t r = row + e % S::ROWS;
+            const I r = row + e % S::ROWS;
             if (r >= last || p >= pairs) continue;
-            const I image = quotient(I(r), g.by_positions);
+            const I image = quotient(r, g.by_positions);
             for (I vector = threadIdx.x % lanes; vector < vectors; vector += lanes)
-                take(plans, int(e), image, r, p - group * taps, group * width + vector * V);
+                take(plans, e, image, r, p - group * taps, group * width + vector * V);
         }
         __syncthreads();
     }

@@ -9,8 +9,8 @@ A source `X.cu` includes headers of this folder and declares each kernel in comm
     template <class T, class A, int R, int V>
     __device__ void columns(const columns_args& a) { ... }
 
-`threads` bounds the block; `registers` is the ceiling that tests hold the compiler to; `blocks` of
-`threads` fit into a multiprocessor at least (1 if not given: the compiler is to spill nothing). The
+`threads` bounds the block; `registers` is what a thread may have at most: the compiler is told how
+many blocks are to fit into a multiprocessor, and tests hold it to the number, and to no spills. The
 instances of a line are all combinations of its axes, in the order of the template's parameters;
 lines add up; a kernel without a line is no template. `16B` is the number of T in 16 bytes.
 `registers` gives a ceiling of their own to instances that begin so (`*`: whatever stands there;
@@ -31,6 +31,8 @@ _DECLARATION = re.compile(r"^// (kernel|instances|registers|sass):[ \t]*(.*)$")
 _BYTES = {"float": 4, "double": 8, "half_t": 2, "bf16_t": 2}
 
 NO_CEILING = 256  # a thread has 255 registers at most
+# Registers of a multiprocessor, and threads of it that are planned for: all have as many.
+_REGISTERS, _THREADS = 65536, 1024
 
 Instance = tuple[str, ...]
 
@@ -42,7 +44,6 @@ class Kernel:
     name: str
     args: str
     threads: int
-    blocks: int
     registers: list[tuple[Instance, int]]
     sass: list[tuple[Instance, tuple[str, ...]]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
@@ -58,6 +59,11 @@ class Kernel:
     def ceiling(self, instance: Instance) -> int:
         """Registers that a thread of the instance may have at most."""
         return [number for start, number in self.registers if _begins(instance, start)][-1]
+
+    def blocks(self, instance: Instance) -> int:
+        """Blocks that are to fit into a multiprocessor, so that the ceiling is kept."""
+        at_a_time = min(_REGISTERS // self.ceiling(instance), _THREADS)
+        return max(1, at_a_time // self.threads)
 
     def instructions(self, instance: Instance) -> set[str]:
         """Instructions that the instance claims to have."""
@@ -133,14 +139,12 @@ def _combinations(line: str) -> list[Instance]:
 def _kernel(line: str) -> Kernel:
     name, *options = line.split()
     given = dict(option.split("=", 1) for option in options)
-    numbers = {"threads": "", "blocks": "1", "registers": str(NO_CEILING), **given}
+    numbers = {"threads": "", "registers": str(NO_CEILING), **given}
     args = numbers.pop("args", "")
-    if len(numbers) != 3 or not args or not all(n.isdecimal() for n in numbers.values()):
-        raise ValueError(
-            f"kernel: expected NAME args= threads= [blocks=] [registers=], got {line!r}"
-        )
-    threads, blocks, registers = (int(numbers[key]) for key in ("threads", "blocks", "registers"))
-    return Kernel(name, args, threads, blocks, [((), registers)])
+    if len(numbers) != 2 or not args or not all(n.isdecimal() for n in numbers.values()):
+        raise ValueError(f"kernel: expected NAME args= threads= [registers=], got {line!r}")
+    threads, registers = int(numbers["threads"]), int(numbers["registers"])
+    return Kernel(name, args, threads, [((), registers)])
 
 
 @cache
@@ -192,7 +196,7 @@ def sources() -> list[str]:
 def device_stub(kernel: Kernel, instance: Instance) -> str:
     """Source of the function that the GPU starts."""
     return (
-        f'extern "C" __global__ void __launch_bounds__({kernel.threads}, {kernel.blocks}) '
+        f'extern "C" __global__ void PYD_BOUNDS({kernel.threads}, {kernel.blocks(instance)}) '
         f"{kernel.symbol(instance)}(PYD_ARGUMENTS {kernel.args} a) "
         f"{{ {kernel.call(instance)}(a); }}\n"
     )

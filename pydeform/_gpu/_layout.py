@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -17,6 +18,7 @@ NAMES = {"float32": "float", "float64": "double", "float16": "half_t", "bfloat16
 THREADS = 256
 #: Blocks of one launch: more than fill any GPU; kernels stride over what is left.
 BLOCKS = 1 << 16
+_BLOCKS_EACH = 16  # of a multiprocessor
 
 
 def namespace(array: Array) -> Any:
@@ -66,6 +68,24 @@ def divisor(by: int) -> list[int]:
 def blocks(count: int) -> tuple[int]:
     """Return a grid for `count` units of work that a block takes one after the other."""
     return (min(max(count, 0), BLOCKS),)
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+
+
+def lasting(count: int, xp: Any) -> int:
+    """Return a number of blocks that take `count` units one after the other.
+
+    For kernels that prepare much before their first unit: enough blocks to keep a device busy to
+    the end, and no more. Executed on this CPU they are few, so that blocks have several units.
+    """
+    if xp is np:
+        return min(count, 3)
+    return min(count, _BLOCKS_EACH * _multiprocessors(xp.cuda.runtime.getDevice()))
 
 
 def copy(source: Array, out: Array, turned: bool, bias: Maybe = None) -> None:

@@ -6,7 +6,11 @@ float32 in float32, unless PYDEFORM_TF32=1 allows the ten bits of TF32.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -87,13 +91,42 @@ def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, a
         _matrix, (a, b, out)
     )
     kind, kind_out = kinds[a.dtype.name], kinds[out.dtype.name]
+    stream = cupy.cuda.get_current_stream()
+    multiply = _captured(stream.ptr) if stream.is_capturing() else cublas.gemmStridedBatchedEx
     with cupy.cuda.Device(out.device.id):
-        cublas.gemmStridedBatchedEx(
+        multiply(
             *(get_cublas_handle(), turn[b_turned], turn[a_turned], n, m, k, one),
             *(at_b, kind, ld_b, step_b, at_a, kind, ld_a, step_a, kept),
             *(at_out, kind_out, ld_out, step_out, groups, computed),
             cublas.CUBLAS_GEMM_DEFAULT,
         )
+
+
+@cache
+def _cublas() -> Any:
+    """The library that CuPy has loaded."""
+    import cupy
+
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    windows = sys.platform == "win32"
+    return ctypes.CDLL(f"cublas64_{major}.dll" if windows else f"libcublas.so.{major}")
+
+
+def _captured(stream: int) -> Callable[..., None]:
+    """Return cuBLAS's own function, for a stream that is captured: CuPy's refuses there."""
+    library = _cublas()
+
+    def multiply(handle: int, *given: int) -> None:
+        number, wide, at = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
+        matrix = (at, number, number, wide)
+        kinds = (*[number] * 5, at, *matrix, *matrix, at, *matrix, *[number] * 3)
+        values = (kind(value) for kind, value in zip(kinds, given, strict=True))
+        status = library.cublasSetStream_v2(at(handle), at(stream))
+        status = status or library.cublasGemmStridedBatchedEx(at(handle), *values)
+        if status:
+            raise RuntimeError(f"cuBLAS: status {status} while a graph is captured")
+
+    return multiply
 
 
 def ones(xp: Any, count: int, dtype: Any) -> Array:

@@ -22,6 +22,7 @@ from pydeform._gpu._layout import (
     divisor,
     field,
     kind,
+    lasting,
     pointer,
     strides,
 )
@@ -38,7 +39,6 @@ _MODES = ("zeros", "clip_zero", "border")
 _KINKS = ("right", "open", "mean")
 _LANES = 32
 _TILE_ROWS = 16
-_DOT_SAMPLES = 256
 
 
 def _power(count: int, most: int) -> int:
@@ -144,6 +144,12 @@ class Sampling:
             *(_MODES.index(g.mode), _KINKS.index(g.kink), int(g.absolute)),
             *(*samples, self.cells),
             *(*divisor(layout.positions), *divisor(g.taps), *divisor(self.pairs)),
+            *(
+                number
+                for values in (g.out_size, g.kernel)
+                for size in three(values)[1:]
+                for number in divisor(size)
+            ),
         ]
 
     @cached_property
@@ -203,12 +209,14 @@ class Sampling:
         args = args if plain else [*self.args, *args]
         launch(source, kernel, names, blocks(units), (threads,), args, xp=self.xp)
 
-    def _tiles(self, rows: int, wide: str) -> int:
-        """Return how many tiles there are; `Tile` of _columns.cuh has their size."""
+    def _tiles(self, rows: int, wide: str, lanes: int) -> tuple[int, list[int]]:
+        """Return how many tiles there are, and members of `Tiles`; see `Tile` of _columns.cuh."""
         corners = (3 if wide == "true" else 2) ** self.geometry.rank
         number, index = self.layout.dtype.itemsize, 8 if self.index == "int64_t" else 4
-        pairs = 4 if corners * (number + index) + number > 200 else 8
-        return -(-rows // _TILE_ROWS) * -(-self.pairs // pairs)
+        most = 4 if corners * (number + index) + number > 150 else 16
+        across = -(-self.pairs // most)
+        count = -(-rows // _TILE_ROWS) * across
+        return count, [rows, count, lanes, *divisor(across), -(-self.pairs // across)]
 
     # The operators. Images are [N, pixels, C], columns [g, rows, K, C / g].
 
@@ -218,12 +226,10 @@ class Sampling:
         """Write (or add) the sum over terms of factor * S_alpha(image) for rows from `first`."""
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
-        rows = columns.shape[1]
-        tiles = self._tiles(rows, wide)
+        count, tiles = self._tiles(columns.shape[1], wide, self._lanes(vector))
         args = [*self._terms(terms), pointer(image), *self._columns(columns, first)]
         instance = (self.T, self.A, self.geometry.rank, vector, wide, self.index)
-        args += [rows, tiles, self._lanes(vector), int(add)]
-        self._run("sample", "blend", instance, tiles, args)
+        self._run("sample", "blend", instance, count, [*args, *tiles, int(add)])
 
     def weigh(self, image: Array, terms: Sequence[Term], out: Array, add: bool = False) -> None:
         """Write (or add) the same, summed over taps, for all rows [N * P, C] of any type."""
@@ -234,12 +240,14 @@ class Sampling:
         threads = 64 if wide == "true" and g.rank == 3 else THREADS
         vectors = g.channels // vector
         across = min(vectors, threads)
-        tiles = -(-out.shape[0] // (threads // across)) * -(-vectors // across)
+        lines = -(-vectors // across)
+        tiles = -(-out.shape[0] // (threads // across)) * lines
         args = [*self.taps, *self._terms(terms), pointer(image), pointer(out), kind(out.dtype)]
-        args += [out.shape[0], tiles, across, int(add), int(self.rows_first)]
+        args += [out.shape[0], tiles, across, *divisor(lines), *divisor(self.width)]
+        args += [int(add), int(self.rows_first)]
         plain = "true" if [alpha for alpha, _ in terms] == [0] else "false"
         instance = (self.T, self.A, g.rank, vector, wide, plain, self.index)
-        self._run("local_conv", "weigh", instance, tiles, args, threads=threads)
+        self._run("local_conv", "weigh", instance, lasting(tiles, self.xp), args, threads=threads)
 
     def dots(
         self,
@@ -257,10 +265,9 @@ class Sampling:
         vector = self._vector(image.itemsize, (image, columns), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _, _ in outputs)
         rows = columns.shape[1]
-        tiles = -(-rows * self.pairs // _DOT_SAMPLES)
         missing = [0] * (8 - len(outputs))
         args = [
-            *(*self.taps, pointer(image), *self._columns(columns, first), rows, tiles),
+            *(*self.taps, pointer(image), *self._columns(columns, first), rows),
             *(self._lanes(vector), int(self.rows_first), *divisor(rows)),
             *(*field(factor), len(outputs)),
             *(*[alpha for alpha, _, _ in outputs], *missing),
@@ -269,7 +276,7 @@ class Sampling:
             *missing * 6,
         ]
         instance = (self.T, self.A, rank, vector, wide, self.index)
-        self._run("sample", "dots", instance, tiles, args)
+        self._run("sample", "dots", instance, -(-rows * self.pairs // THREADS), args)
 
     def splat(
         self,
@@ -288,14 +295,12 @@ class Sampling:
         if deterministic:
             self._gather(columns, terms, images, first, add)
             return
-        rows = columns.shape[1]
         vector = self._vector(images.itemsize, (columns,), (columns.shape[3],))
         wide = self._wide(alpha for alpha, _ in terms)
-        tiles = self._tiles(rows, wide)
-        args = [*self._terms(terms), *self._columns(columns, first), pointer(images), rows, tiles]
-        args.append(self._lanes(vector))
+        count, tiles = self._tiles(columns.shape[1], wide, self._lanes(vector))
+        args = [*self._terms(terms), *self._columns(columns, first), pointer(images), *tiles]
         instance = (self.A, self.geometry.rank, vector, wide, self.index)
-        self._run("splat", "scatter", instance, tiles, args)
+        self._run("splat", "scatter", instance, count, args)
 
     def _gather(
         self, columns: Array, terms: Sequence[Term], images: Array, first: int, add: bool
@@ -332,6 +337,7 @@ class Sampling:
         args += [pointer(weights), pointer(order), pointer(start)]
         units = -(-count * self.layout.pixels * g.offset_groups * lanes // THREADS)
         args += [pointer(images), kind(images.dtype), int(add), image, count, lanes]
+        args += [*divisor(g.offset_groups), *divisor(self.layout.pixels)]
         self._run("splat", "gather", (self.A, g.rank, vector, wide, index), units, args)
 
     def chunks(self, buffers: int, within_images: bool = False) -> Iterator[tuple[int, int]]:

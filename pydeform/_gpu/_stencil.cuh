@@ -69,6 +69,7 @@ struct Geometry {
     int64_t offset_axis;
     int64_t cells;  // of an image, of all levels: a cell more than pixels on each side
     Divisor by_positions, by_taps, by_pairs;  // pairs of offset group and tap
+    Divisor by_out[2], by_kernel[2];          // extents of the second and third axis
 };
 
 // Where taps differ: what brings their offsets to pixels, scale * offset + start, and levels, of which
@@ -185,13 +186,12 @@ __device__ __forceinline__ Axis<A, I> make_axis(A offset, I base, I size, int mo
 
 // The output position, or the tap, with this number.
 template <class I, int R> struct Index { I at[R]; };
-template <class I, int R> __device__ __forceinline__ Index<I, R> make_index(I number, const int64_t (&size)[3]) {
+template <class I, int R> __device__ __forceinline__ Index<I, R> make_index(I number, const Divisor (&by)[2]) {
     Index<I, R> index;
 #pragma unroll
     for (int d = R - 1; d > 0; --d) {
-        // Divisions are slow, and often there is one row of everything.
-        const I extent = I(size[d]), rest = number < extent ? I(0) : number / extent;
-        index.at[d] = number - rest * extent, number = rest;
+        const I rest = quotient(number, by[d - 1]);
+        index.at[d] = number - rest * I(by[d - 1].by), number = rest;
     }
     index.at[0] = number;
     return index;
@@ -207,7 +207,7 @@ template <class I, int R> __device__ __forceinline__ Row<I, R> make_row(const Ge
     row.image = quotient(number, g.by_positions), row.position = number - row.image * I(g.positions);
     row.offset = field_index<I>(g.offset, row.image, row.position, 0, 0);
     Index<I, R> index;
-    if (!g.absolute) index = make_index<I, R>(row.position, g.out);
+    if (!g.absolute) index = make_index<I, R>(row.position, g.by_out);
 #pragma unroll
     for (int d = 0; d < R; ++d) {
         row.base[d] = 0;
@@ -222,7 +222,7 @@ template <class I, int R> __device__ __forceinline__ Row<I, R> make_row(const Ge
 template <class A, class I, int R>
 __device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, const Table& table, const Part<I, R>& part, const Row<I, R>& row, I group, I tap) {
     Index<I, R> first;  // of the grid
-    if (!int(g.absolute)) first = make_index<I, R>(tap, g.kernel);
+    if (!int(g.absolute)) first = make_index<I, R>(tap, g.by_kernel);
 #pragma unroll
     for (int d = 0; d < R; ++d) first.at[d] = int(g.absolute) ? I(0) : row.base[d] + first.at[d] * I(g.dilation[d]);
     const A* units = nullptr;

@@ -40,6 +40,14 @@ typedef unsigned int lanes_t;
 #define PYD_ARGUMENTS const __grid_constant__
 #endif
 
+// Threads of a block at most, and how many blocks are to fit into a multiprocessor at least; AMD's
+// compiler counts otherwise.
+#if defined(PYD_HIP)
+#define PYD_BOUNDS(threads, blocks) __launch_bounds__(threads)
+#else
+#define PYD_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#endif
+
 // T* name = the block's dynamic shared memory; all uses in one kernel are the same memory.
 // PYD_SHARED_ARRAY: one of fixed size, beside it.
 #if defined(PYD_HOST)
@@ -186,6 +194,26 @@ __device__ __forceinline__ T shuffle_down(T value, int by) {
   return PYD_SHUFFLE(_down, value, by);
 }
 #undef PYD_SHUFFLE
+// From lane `source` of the run of `width` lanes (a power of two) that this one is in. All of the run
+// take part; other runs may be elsewhere.
+template <class T>
+__device__ __forceinline__ T shuffle_run(T value, int source, int width) {
+#if defined(PYD_HIP)
+  return __shfl(value, source, width);
+#else
+  const unsigned run = width == 32 ? ~0u : (1u << width) - 1;
+  return __shfl_sync(run << (lane_of(threadIdx.x) & ~(width - 1)), value, source, width);
+#endif
+}
+// What lanes of a warp wrote to shared memory before, all of them see after.
+__device__ __forceinline__ void warp_barrier() {
+#if defined(PYD_HIP)
+  __threadfence_block();
+  __builtin_amdgcn_wave_barrier();
+#else
+  __syncwarp();
+#endif
+}
 // Sums over each run of `width` lanes (a power of two), the same in all of them.
 template <class T, int N>
 __device__ __forceinline__ void lanes_sum(T (&values)[N], int width = PYD_WARP) {

@@ -82,9 +82,13 @@ class Layer:
         return w[first // self.layout.positions if self.per_sample else 0]
 
     def columns(self, rows: int, dtype: Any = None) -> Array:
-        """Memory for columns, of the working type by default."""
+        """Memory for columns, of the working type by default.
+
+        Groups lie inside of rows: in one row of memory is what a sample writes.
+        """
         g = self.geometry
-        return self.layout.empty(g.groups, rows, g.taps, g.channels // g.groups, dtype=dtype)
+        shape = (rows, g.groups, g.taps, g.channels // g.groups)
+        return self.layout.empty(*shape, dtype=dtype).transpose(1, 0, 2, 3)
 
     def sampled(self, first: int, rows: int) -> Array:
         """m s, rounded to the storage type."""

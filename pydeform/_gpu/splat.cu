@@ -83,23 +83,50 @@ struct settle_args {
     int64_t cells, tiles;
 };
 
-// Sorts the samples of every cell. Few of them by one thread, in shared memory; many by the block, with
-// a bitonic network all of whose comparisons go one way, so that a length need not be a power of two.
-// kernel: settle args=settle_args threads=256 registers=48
+// Sorts by a bitonic network all of whose comparisons go one way, so that a length need not be a power
+// of two.
+template <class I, class F> __device__ __forceinline__ void sort_run(I* run, int64_t length, int thread, int threads, F barrier) {
+    for (int64_t size = 2; size / 2 < length; size *= 2) {
+        for (int64_t apart = size / 2; apart > 0; apart /= 2) {
+            for (int64_t i = thread; i < length; i += threads) {
+                const int64_t other = i ^ (apart == size / 2 ? size - 1 : apart);
+                if (other <= i || other >= length || run[i] <= run[other]) continue;
+                const I low = run[other];
+                run[other] = run[i], run[i] = low;
+            }
+            barrier();
+        }
+    }
+}
+
+// The same in other memory.
+template <class I, class F> __device__ __forceinline__ void sort_inside(I* memory, I* run, int64_t length, int thread, int threads, F barrier) {
+    for (int64_t i = thread; i < length; i += threads) memory[i] = run[i];
+    barrier();
+    sort_run(memory, length, thread, threads, barrier);
+    for (int64_t i = thread; i < length; i += threads) run[i] = memory[i];
+    barrier();
+}
+
+// Sorts the samples of every cell: few of them by one thread, more by a warp, more yet by the block, as
+// long as they fit in shared memory. Warps of a block take cells that lie far apart, since a level of
+// few pixels has many samples in all of its cells.
+// kernel: settle args=settle_args threads=256 registers=64
 // instances: I = int | int64_t
-// registers: int64_t = 64
 template <class I> __device__ void settle(const settle_args& a) {
-    enum { FEW = 16, THREADS = 256 };
-    __shared__ I sorted[FEW * THREADS];
-    __shared__ int many[THREADS], longer;
+    enum { FEW = 16, THREADS = 256, WARPS = THREADS / PYD_WARP, ALL = FEW * THREADS, SHARE = ALL / WARPS };
+    __shared__ I sorted[ALL];
+    __shared__ int64_t many[THREADS];
+    __shared__ int longer;
     const I* start = static_cast<const I*>(a.start);
     I* order = static_cast<I*>(a.order);
+    const int warp = threadIdx.x / PYD_WARP, lane = threadIdx.x % PYD_WARP;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-        const int64_t cell = tile * THREADS + threadIdx.x;
+        const int64_t cell = (warp * a.tiles + tile) * PYD_WARP + lane;
         const I begin = cell < a.cells ? start[cell] : I(0), count = cell < a.cells ? start[cell + 1] - begin : I(0);
         if (threadIdx.x == 0) longer = 0;
         __syncthreads();
-        if (count > FEW) many[atomicAdd(&longer, 1)] = threadIdx.x;
+        if (count > FEW) many[atomicAdd(&longer, 1)] = cell;
         if (count > 1 && count <= FEW) {
             I* mine = sorted + threadIdx.x;
             for (int i = 0; i < int(count); ++i) {
@@ -111,20 +138,17 @@ template <class I> __device__ void settle(const settle_args& a) {
             for (int i = 0; i < int(count); ++i) order[begin + i] = mine[i * THREADS];
         }
         __syncthreads();
+        for (int m = warp; m < longer; m += WARPS) {
+            const I length = start[many[m] + 1] - start[many[m]];
+            if (length <= SHARE) sort_inside(sorted + warp * SHARE, order + start[many[m]], length, lane, PYD_WARP, warp_barrier);
+        }
+        __syncthreads();
         for (int m = 0; m < longer; ++m) {
-            I* run = order + start[tile * THREADS + many[m]];
-            const I length = start[tile * THREADS + many[m] + 1] - start[tile * THREADS + many[m]];
-            for (int64_t size = 2; size / 2 < length; size *= 2) {
-                for (int64_t apart = size / 2; apart > 0; apart /= 2) {
-                    for (int64_t i = threadIdx.x; i < length; i += THREADS) {
-                        const int64_t other = i ^ (apart == size / 2 ? size - 1 : apart);
-                        if (other <= i || other >= length || run[i] <= run[other]) continue;
-                        const I low = run[other];
-                        run[other] = run[i], run[i] = low;
-                    }
-                    __syncthreads();
-                }
-            }
+            I* run = order + start[many[m]];
+            const I length = start[many[m] + 1] - start[many[m]];
+            const auto barrier = [] { __syncthreads(); };
+            if (length > ALL) sort_run(run, length, int(threadIdx.x), int(THREADS), barrier);
+            else if (length > SHARE) sort_inside(sorted, run, length, int(threadIdx.x), int(THREADS), barrier);
         }
         __syncthreads();  // before the lists are begun anew
     }
@@ -141,68 +165,115 @@ struct gather_args {
     int64_t kind;         // of their numbers
     int64_t add;          // to what they hold
     int64_t first_image, count, lanes;
+    Divisor by_groups, by_pixels;
 };
 
-// kernel: gather args=gather_args threads=256 registers=96
+// sum += the samples of COUNT cells from corner `corner` on, one corner after the other and in their
+// order; the channels at `begin` of columns of type S, if they are `here`. The lanes at a pixel look one sample up each;
+// then all of them add each of these, of which several are on their way at a time.
+template <class S, int COUNT, int N, class A, int V, class I>
+__device__ __forceinline__ void add_samples(const gather_args& a, const int64_t (&cells)[COUNT], int corner, int64_t begin, bool here, A (&sum)[V]) {
+    enum { TOGETHER = 4 };
+    const I* start = static_cast<const I*>(a.start);
+    const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
+    I first[COUNT], until[COUNT], total = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const I from = cells[i] < 0 ? I(0) : start[cells[i]], to = cells[i] < 0 ? I(0) : start[cells[i] + 1];
+        first[i] = from - total, total += to - from, until[i] = total;
+    }
+    for (I done = 0; done < total; done += lanes) {
+        const I mine = done + lane;
+        A weight = 0;
+        int64_t from = 0;
+        if (mine < total) {
+            int own = 0;
+            I at = mine + first[0];
+#pragma unroll
+            for (int i = 1; i < COUNT; ++i)
+                if (mine >= until[i - 1]) own = i, at = mine + first[i];
+            const I s = static_cast<const I*>(a.order)[at];
+            weight = static_cast<const A*>(a.weights)[int64_t(s) * N + corner + own];
+            const I row = quotient(s, a.g.by_pairs), p = s - row * I(a.g.groups * a.g.taps);
+            from = row * a.columns.row;
+            if (a.columns.tap) from += (p - quotient(p, a.g.by_taps) * I(a.g.taps)) * a.columns.tap;
+        }
+        const int many = total - done < lanes ? int(total - done) : lanes;
+        for (int j = 0; j < many; j += TOGETHER) {
+            Words<S, V> column[TOGETHER];
+            A by[TOGETHER];
+#pragma unroll
+            for (int i = 0; i < TOGETHER; ++i) {
+                by[i] = shuffle_run(weight, j + i, lanes);
+                const int64_t at = shuffle_run(from, j + i, lanes);
+                if (j + i >= many || !here) by[i] = 0;
+                column[i].clear();
+                if (by[i] != 0) column[i].load(static_cast<const S*>(a.columns.data) + begin + at);
+            }
+#pragma unroll
+            for (int i = 0; i < TOGETHER; ++i) column[i].add(by[i], sum);
+        }
+    }
+}
+
+// kernel: gather args=gather_args threads=256 registers=80
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// registers: double = 96
+// registers: *,*,*,*,int64_t = 112
 // sass: *,*,16B = LDG.E.128
 template <class A, int R, int V, bool WIDE, class I> __device__ void gather(const gather_args& a) {
-    constexpr int N = corner_count<R, WIDE>();
+    constexpr int N = corner_count<R, WIDE>(), TOGETHER = together<N>();
     __shared__ int64_t numbers[sizeof(Taps::near) / 8];
     const Geometry& g = a.g;
     const Table table = make_table<R>(a.taps, g.taps, numbers);
-    const A* weights = static_cast<const A*>(a.weights);
-    const I* order = static_cast<const I*>(a.order);
-    const I* start = static_cast<const I*>(a.start);
-    const I pairs = I(g.groups * g.taps), taps = I(g.taps);
-    const int64_t width = g.channels / g.groups;
+    const I width = I(g.channels) / I(g.groups);
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
     const int64_t total = a.count * g.pixels * g.groups, step = int64_t(gridDim.x) * blockDim.x / lanes;
     // The groups of a pixel side by side: its channels are.
     for (int64_t item = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / lanes; item < total; item += step) {
-        const int64_t group = item % g.groups, pixel = item / g.groups % g.pixels, image = item / g.groups / g.pixels;
-        int64_t level = 0;
+        const I all = quotient(I(item), a.by_groups), group = I(item) - all * I(g.groups);
+        const I image = quotient(all, a.by_pixels), pixel = all - image * I(g.pixels);
+        int level = 0;
         while (level + 1 < table.levels && pixel >= table.level[(level + 1) * (2 + R)]) ++level;
-        const Part<int64_t, R> part = part_of_level<int64_t, R>(g, table, level * (2 + R));
-        int64_t at[R], rest = pixel - part.first;
+        const Part<I, R> part = part_of_level<I, R>(g, table, level * (2 + R));
+        I at[R], rest = pixel - part.first;
 #pragma unroll
-        for (int d = R - 1; d >= 0; --d) at[d] = rest % part.size[d], rest /= part.size[d];
-        for (int64_t in_group = lane * V; in_group < width; in_group += lanes * V) {
-            const int64_t channel = group * width + in_group;
+        for (int d = R - 1; d > 0; --d) {
+            const I line = rest / part.size[d];
+            at[d] = rest - line * part.size[d], rest = line;
+        }
+        at[0] = rest;
+        const int64_t base = (image * g.groups + group) * g.cells + part.cell;
+        for (I before = 0; before < width; before += lanes * V) {
+            const bool here = before + lane * V < width;
+            const I channel = group * width + (here ? before + lane * V : I(0));
             const int64_t out = ((a.first_image + image) * g.pixels + pixel) * g.channels + channel;
             A sum[V];
 #pragma unroll
             for (int v = 0; v < V; ++v) sum[v] = 0;
-            if (a.add) load_numbers<A, V>(a.images, out, a.kind, sum);
-            const int64_t begin = column_index<I>(a.columns, a.columns.first, 0, I(channel));
+            if (a.add && here) load_numbers<A, V>(a.images, out, a.kind, sum);
+            const int64_t begin = channel_at(a.columns, channel);
 #pragma unroll 1
-            for (int b = 0; b < N; ++b) {
-                int64_t cell = 0;
-                bool exists = true;
+            for (int b = 0; b < N; b += TOGETHER) {
+                int64_t cells[TOGETHER];
 #pragma unroll
-                for (int d = 0; d < R; ++d) {
-                    const int64_t anchor = at[d] - (digit<R, WIDE>(b, d) - 1);
-                    exists = exists && anchor >= -1 && anchor <= part.size[d];
-                    cell = cell * (part.size[d] + 2) + anchor + 1;
-                }
-                if (!exists) continue;
-                cell += (image * g.groups + group) * g.cells + part.cell;
-                const I end = start[cell + 1];
-                for (I i = start[cell]; i < end; ++i) {
-                    const I s = order[i];
-                    const A weight = weights[int64_t(s) * N + b];
-                    if (weight == 0) continue;
-                    const I row = quotient(s, g.by_pairs), p = s - row * pairs;
-                    int64_t from = begin + row * a.columns.row;
-                    if (a.columns.tap) from += (p - quotient(p, g.by_taps) * taps) * a.columns.tap;
-                    A column[V];
-                    load_numbers<A, V>(a.columns.data, from, a.columns.kind, column);
+                for (int i = 0; i < TOGETHER; ++i) {
+                    I cell = 0;
+                    bool exists = true;
 #pragma unroll
-                    for (int v = 0; v < V; ++v) sum[v] += weight * column[v];
+                    for (int d = 0; d < R; ++d) {
+                        const I anchor = at[d] - (digit<R, WIDE>(b + i, d) - 1);
+                        exists = exists && anchor >= -1 && anchor <= part.size[d];
+                        cell = cell * (part.size[d] + 2) + anchor + 1;
+                    }
+                    cells[i] = exists ? base + cell : -1;
                 }
+                if (sizeof(A) == 8 || int(a.columns.kind) == WORKING) add_samples<A, TOGETHER, N, A, V, I>(a, cells, b, begin, here, sum);
+                else if (int(a.columns.kind) == HALF) add_samples<half_t, TOGETHER, N, A, V, I>(a, cells, b, begin, here, sum);
+                else add_samples<bf16_t, TOGETHER, N, A, V, I>(a, cells, b, begin, here, sum);
             }
-            store_numbers<A, V>(a.images, out, a.kind, sum);
+            if (here) store_numbers<A, V>(a.images, out, a.kind, sum);
         }
     }
 }
@@ -213,7 +284,7 @@ struct scatter_args {
     Terms terms;
     Columns columns;
     void* images;
-    int64_t rows, tiles, lanes;
+    Tiles tiles;
 };
 
 // kernel: scatter args=scatter_args threads=256 registers=128
@@ -222,8 +293,8 @@ struct scatter_args {
 // registers: *,3 = 160
 // registers: double,3 = 168
 template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(const scatter_args& a) {
-    const auto take = [&](const auto& plans, int e, I image, int64_t row, I tap, I channel) {
-        A* to = static_cast<A*>(a.images) + image * a.g.pixels * a.g.channels + channel;
+    const auto take = [&](const auto& plans, int e, I image, I row, I tap, I channel) {
+        A* to = static_cast<A*>(a.images) + wide_product(image, I(a.g.pixels)) * a.g.channels + channel;
         A column[V];
         load_numbers<A, V>(a.columns.data, column_index<I>(a.columns, row, tap, channel), a.columns.kind, column);
 #pragma unroll
@@ -236,5 +307,5 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void scatter(con
             atomic_add(to + plans.pixel(e, b) * a.g.channels, added);
         }
     };
-    walk_tiles<A, I, R, V, WIDE>(a.g, a.terms, a.columns.first, a.rows, a.tiles, int(a.lanes), take);
+    walk_tiles<A, I, R, V, WIDE>(a.g, a.terms, a.columns.first, a.tiles, take);
 }

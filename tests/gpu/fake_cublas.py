@@ -14,6 +14,7 @@ import numpy as np
 
 # As in CUDA's library_types.h and cublas_api.h.
 KINDS = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
+HANDLE = 7
 COMPUTED = {68: np.float32, 70: np.float64, 77: np.float32}
 calls = []
 
@@ -36,7 +37,7 @@ def gemm(
     handle, turn_a, turn_b, m, n, k, alpha, a, kind_a, ld_a, step_a, b, kind_b, ld_b, step_b,
     beta, c, kind_c, ld_c, step_c, count, computed, algorithm,
 ):  # fmt: skip
-    assert (handle, algorithm) == ("handle", -1)
+    assert (handle, algorithm) == (HANDLE, -1)
     # The combinations that its table of types has, of those that are wanted.
     pairs = {(2, 0, 68), (14, 0, 68), (0, 0, 68), (0, 0, 77), (1, 1, 70)}
     assert kind_a == kind_b
@@ -58,6 +59,22 @@ def gemm(
         out[...] = found if beta == 0 else found + beta * out
 
 
+class Library:
+    """The same as functions of C are called: with numbers of a width."""
+
+    def __init__(self):
+        self.streams = []
+
+    def cublasSetStream_v2(self, handle, stream):  # noqa: N802
+        assert handle.value == HANDLE
+        self.streams.append(stream.value or 0)
+        return 0
+
+    def cublasGemmStridedBatchedEx(self, *given):  # noqa: N802
+        gemm(*(number.value for number in given))
+        return 0
+
+
 @contextlib.contextmanager
 def installed():
     """Put it where CuPy has cuBLAS."""
@@ -71,7 +88,7 @@ def installed():
         CUBLAS_GEMM_DEFAULT=-1,
         gemmStridedBatchedEx=gemm,
     )
-    device = types.SimpleNamespace(get_cublas_handle=lambda: "handle")
+    device = types.SimpleNamespace(get_cublas_handle=lambda: HANDLE)
     calls.clear()
     with mock.patch.dict(
         sys.modules,

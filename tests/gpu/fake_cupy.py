@@ -28,6 +28,7 @@ NULL = object()
 class Device:
     def __init__(self, device=None):
         self.id = _devices[-1] if device is None else device
+        self.attributes = {"MultiProcessorCount": 2}
 
     def __enter__(self):
         _devices.append(self.id)
@@ -39,6 +40,10 @@ class Device:
 
 class Stream:
     ptr = 0
+    capturing = False
+
+    def is_capturing(self):
+        return self.capturing
 
     @classmethod
     def from_external(cls, obj):

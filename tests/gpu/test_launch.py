@@ -277,7 +277,7 @@ def test_what_cupy_is_given(monkeypatch):
     assert "struct half_t" in code  # headers are in it: the key of CuPy's cache is the code
     assert '#include "' not in code
     assert code.count(f" {name}(PYD_ARGUMENTS reverse_args a)") == 1
-    assert "__launch_bounds__(256, 1)" in code
+    assert "PYD_BOUNDS(256, 4)" in code
 
     launched.clear()
     for number, shared in [(0, 48 * 1024), (0, 50_000), (0, 50_000), (0, 60_000), (1, 50_000)]:

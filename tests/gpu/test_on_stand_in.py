@@ -14,7 +14,7 @@ import through_copies
 
 import pydeform
 import pydeform._gpu
-from pydeform._gpu import _fused, _host, _loader
+from pydeform._gpu import _fused, _host, _loader, _product
 from pydeform._gpu._product import product
 from pydeform.testing.operations import OPERATIONS
 
@@ -72,8 +72,8 @@ def test_arrays_are_copied_to_a_device_and_back(monkeypatch):
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_products_as_cublas_is_told_of_them(dtype, turned, add, groups):
+@pytest.mark.parametrize(("groups", "captured"), [(1, False), (3, False), (3, True)])
+def test_products_as_cublas_is_told_of_them(dtype, turned, add, groups, captured, monkeypatch):
     """Integers, so that every type is exact; an operand and the result seen through strides."""
     dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     rng = np.random.default_rng(0)
@@ -87,6 +87,10 @@ def test_products_as_cublas_is_told_of_them(dtype, turned, add, groups):
         np.ascontiguousarray(x.swapaxes(1, 2)) if turn else x
         for x, turn in zip((a, b), turned, strict=True)
     )
+    # While a graph is captured CuPy's function refuses, and the library's own is called.
+    library = cublas.Library()
+    monkeypatch.setattr(fake.Stream, "capturing", captured)
+    monkeypatch.setattr(_product, "_cublas", lambda: library)
     with fake.installed(pydeform._gpu), cublas.installed():
         out = fake.to_device(flat)
         target = out.transpose(1, 0, 2)
@@ -94,6 +98,7 @@ def test_products_as_cublas_is_told_of_them(dtype, turned, add, groups):
     np.testing.assert_array_equal(target._array, expected)
     np.testing.assert_array_equal(out._array, expected.transpose(1, 0, 2))
     assert cublas.calls == [70 if working == np.float64 else 68]
+    assert library.streams == [0] * captured
 
 
 def test_tf32_is_asked_for_by_name(monkeypatch):
