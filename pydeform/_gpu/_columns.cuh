@@ -140,12 +140,12 @@ template <class A, class I, int N, int COUNT> struct Plans {
         }
     }
 
-    // The same of one term, of values. Weights have the scale in them, which is 1 then, unless that makes
+    // The same of one term, of values, with zeros beyond the border. Weights have the scale in them, which is 1 then, unless that makes
     // a difference to what comes of infinities and of numbers that are too small: false is returned.
     template <int R>
     __device__ __forceinline__ bool plan_values(int e, const Geometry& g, const Table& table, const Terms& terms, const Row<I, R>& row, I group, I tap) {
         const Part<I, R> part = part_of_tap<I, R>(g, table, tap);
-        const Sample<A, I, R> sample = make_sample<A, I, R>(g, table, part, row, group, tap);
+        const Sample<A, I, R> sample = make_sample<A, I, R, ZEROS>(g, table, part, row, group, tap);
         A by = field_at<A, I>(terms.factor[0], row.image, row.position, group, tap);
         if (sample.nan) by = not_a_number(A(0));
         bool folds = by - by == 0;

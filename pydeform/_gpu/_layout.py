@@ -44,12 +44,20 @@ def pointer(array: Maybe) -> int:
 
 def strides(array: Array) -> tuple[int, ...]:
     """Strides in elements."""
-    return tuple(step // array.itemsize for step in array.strides)
+    itemsize = array.itemsize
+    return tuple([step // itemsize for step in array.strides])
 
 
+@cache  # NumPy puts a name together each time
 def kind(dtype: np.dtype[Any]) -> int:
     """Return the number of a type where kernels take any: as in _stencil.cuh."""
     return {"float16": 1, "bfloat16": 2}.get(dtype.name, 0)
+
+
+@cache
+def named(dtype: np.dtype[Any]) -> str:
+    """Return what kernels call a type."""
+    return NAMES[dtype.name]
 
 
 def field(array: Maybe) -> list[int]:
@@ -99,7 +107,7 @@ def copy(source: Array, out: Array, turned: bool, bias: Maybe = None) -> None:
     flat = bias is None and source.flags.c_contiguous and out.flags.c_contiguous
     args = [pointer(source), pointer(bias), pointer(out), count, rows, columns, *steps, tiles]
     args.append(int(flat))
-    names = (NAMES[source.dtype.name], NAMES[out.dtype.name])
+    names = (named(source.dtype), named(out.dtype))
     kernel = "turn" if turned else "cast"
     launch("turn", kernel, names, blocks(tiles), (THREADS,), args, xp=namespace(source))
 

@@ -83,22 +83,31 @@ def device_name() -> str | None:
 
 def _packed(args: Sequence[Any], pointer: Any) -> bytes:
     """Members of a struct of 8 bytes each, and arrays as bytes."""
-    form: list[str] = []
-    values: list[Any] = []
+    parts: list[bytes] = []
+    run: list[Any] = []
     for value in args:
-        if isinstance(value, float | np.floating):
-            form.append("d")
-            values.append(float(value))
-        elif isinstance(value, bytes):
-            form.append(f"{len(value)}s")
-            values.append(value)
-        elif value is None or isinstance(value, int | np.integer):
-            form.append("q")
-            values.append(0 if value is None else int(value))
+        if type(value) is bytes:
+            parts += [_run(run, pointer), value]
+            run = []
         else:
-            form.append("q")
-            values.append(pointer(value))
-    return struct.pack("=" + "".join(form), *values)
+            run.append(value)
+    return b"".join([*parts, _run(run, pointer)])
+
+
+def _run(values: Sequence[Any], pointer: Any) -> bytes:
+    """Members that lie side by side. Mostly all are integers, which are asked about at once."""
+    if set(map(type, values)) <= {int}:
+        return struct.pack(f"={len(values)}q", *values)
+    form, numbers = "", []
+    for value in values:
+        if isinstance(value, float | np.floating):
+            form += "d"
+            numbers.append(float(value))
+        else:
+            form += "q"
+            integer = value is None or isinstance(value, int | np.integer)
+            numbers.append(int(value or 0) if integer else pointer(value))
+    return struct.pack("=" + form, *numbers)
 
 
 def _host_pointer(array: Any) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from pydeform import _cuda
 from pydeform._gpu import _workspace
 from pydeform._gpu._layout import (
-    NAMES,
     THREADS,
     Array,
     Layout,
@@ -23,6 +23,7 @@ from pydeform._gpu._layout import (
     field,
     kind,
     lasting,
+    named,
     pointer,
     strides,
 )
@@ -46,16 +47,26 @@ def _power(count: int, most: int) -> int:
     return min(1 << max(count - 1, 0).bit_length(), most)
 
 
-def _indices(g: ConvGeometry, samples: int, fields: Iterable[Maybe]) -> str:
-    """Return the type of indices, and of the strides of fields."""
+#: Geometries whose members are kept: an application has few, and uses them over and over.
+_KEPT = 256
+
+
+@lru_cache(_KEPT)
+def _span(g: ConvGeometry) -> int:
+    """Return the largest extent or coordinate of a pixel."""
     upscale = g.upscale or (1,) * g.rank
-    spans = [samples, prod(g.size), prod(g.out_size), g.channels]
+    spans = [prod(g.size), prod(g.out_size), g.channels]
     for axis in range(g.rank):
         steps = (g.out_size[axis] - 1) // upscale[axis] * g.stride[axis]
         spans += [g.size[axis], g.pad[axis], steps + (g.kernel[axis] - 1) * g.dilation[axis]]
         spans += [g.stride[axis], g.dilation[axis], upscale[axis]]
-    spans += [abs(step) for array in fields if array is not None for step in strides(array)]
-    return "int" if max(spans) < _NARROW else "int64_t"
+    return max(spans)
+
+
+def _indices(g: ConvGeometry, samples: int, fields: Iterable[Maybe]) -> str:
+    """Return the type of indices, and of the strides of fields."""
+    steps = [abs(step) for array in fields if array is not None for step in strides(array)]
+    return "int" if max(_span(g), samples, *steps) < _NARROW else "int64_t"
 
 
 def modulated(layout: Layout, m: Maybe, mu: Maybe, v: Maybe) -> tuple[list[Term], list[Maybe]]:
@@ -83,6 +94,7 @@ def _rows_first(array: Maybe) -> bool:
     return steps[1] < min(others, default=0)
 
 
+@lru_cache(_KEPT)
 def _table(g: ConvGeometry, dtype: np.dtype[Any]) -> NDArray[np.int64]:
     """Return what `Taps` of _stencil.cuh tells of levels and taps."""
     levels, cell = [], 0
@@ -101,6 +113,30 @@ def _table(g: ConvGeometry, dtype: np.dtype[Any]) -> NDArray[np.int64]:
     ).tobytes()
     units += bytes(-len(units) % 8)
     return np.concatenate([np.array(levels, np.int64), np.frombuffer(units, np.int64)])
+
+
+@lru_cache(_KEPT)
+def _members(g: ConvGeometry, pixels: int, positions: int) -> tuple[bytes, int, bytes]:
+    """Return members of `Geometry` before its offsets, cells of an image, and members after."""
+
+    def three(values: Sequence[int]) -> list[int]:
+        return [*values, *[1] * (3 - g.rank)]
+
+    cells = sum(
+        prod(size + 2 for size in part) for part in ([level.size for level in g.levels] or [g.size])
+    )
+    per_axis = (g.size, g.out_size, g.kernel, g.stride, g.pad, g.dilation)
+    before = [
+        *(g.batch, g.channels, g.offset_groups, g.taps, pixels, positions),
+        *(number for values in per_axis for number in three(values)),
+        *three(g.upscale or (1,) * g.rank),
+        *(_MODES.index(g.mode), _KINKS.index(g.kink), int(g.absolute)),
+    ]
+    divisors = [positions, g.taps, g.offset_groups * g.taps]
+    divisors += [*three(g.out_size)[1:], *three(g.kernel)[1:]]
+    after = [cells, *(number for by in divisors for number in divisor(by))]
+    first, last = (struct.pack(f"={len(part)}q", *part) for part in (before, after))
+    return first, cells, last
 
 
 class Sampling:
@@ -122,35 +158,15 @@ class Sampling:
         self.pairs = g.offset_groups * g.taps
         self.width = g.channels // g.offset_groups
         self.index = _indices(g, layout.rows * self.pairs, (offset, *fields))
-        self.T, self.A = NAMES[layout.storage.name], NAMES[layout.dtype.name]
+        self.T, self.A = named(layout.storage), named(layout.dtype)
         self.offset = offset  # kept as long as its address
-        self.cells = sum(
-            prod(size + 2 for size in part)
-            for part in ([level.size for level in g.levels] or [g.size])
-        )
         self.rows_first = _rows_first(next((f for f in (offset, *fields) if f is not None), None))
 
-        def three(values: Sequence[int]) -> list[int]:
-            return [*values, *[1] * (3 - g.rank)]
-
-        per_axis = (g.size, g.out_size, g.kernel, g.stride, g.pad, g.dilation)
         samples = [0] * 7
         if offset is not None:
             samples = [*field(offset[..., 0]), strides(offset)[-1]]
-        self.args = [
-            *(g.batch, g.channels, g.offset_groups, g.taps, layout.pixels, layout.positions),
-            *(number for values in per_axis for number in three(values)),
-            *three(g.upscale or (1,) * g.rank),
-            *(_MODES.index(g.mode), _KINKS.index(g.kink), int(g.absolute)),
-            *(*samples, self.cells),
-            *(*divisor(layout.positions), *divisor(g.taps), *divisor(self.pairs)),
-            *(
-                number
-                for values in (g.out_size, g.kernel)
-                for size in three(values)[1:]
-                for number in divisor(size)
-            ),
-        ]
+        before, self.cells, after = _members(g, layout.pixels, layout.positions)
+        self.args: list[int | bytes] = [before, *samples, after]
 
     @cached_property
     def taps(self) -> list[int | bytes]:
@@ -245,7 +261,7 @@ class Sampling:
         args = [*self.taps, *self._terms(terms), pointer(image), pointer(out), kind(out.dtype)]
         args += [out.shape[0], tiles, across, *divisor(lines), *divisor(self.width)]
         args += [int(add), int(self.rows_first)]
-        plain = "true" if [alpha for alpha, _ in terms] == [0] else "false"
+        plain = "true" if g.mode == "zeros" and [alpha for alpha, _ in terms] == [0] else "false"
         instance = (self.T, self.A, g.rank, vector, wide, plain, self.index)
         self._run("local_conv", "weigh", instance, lasting(tiles, self.xp), args, threads=threads)
 
@@ -313,7 +329,7 @@ class Sampling:
         image = first // self.layout.positions
         count = -(-(first + rows) // self.layout.positions) - image
         cells = count * g.offset_groups * self.cells
-        index = self.index if cells < 2**31 else "int64_t"
+        index = self.index if max(cells, columns.size) < 2**31 else "int64_t"
         wide = self._wide(alpha for alpha, _ in terms)
         corners = (3 if wide == "true" else 2) ** g.rank
         numbers = np.int32 if index == "int" else np.int64
@@ -328,7 +344,7 @@ class Sampling:
         args = [pointer(array) for array in (keys, ranks, start, order)]
         self._run("splat", "place", (index,), units, [*args, keys.size], plain=True)
         tiles = -(-cells // THREADS)
-        args = [pointer(start), pointer(order), cells, tiles]
+        args = [pointer(start), pointer(order), cells, tiles, round(tiles * 0.618)]
         self._run("splat", "settle", (index,), tiles, args, plain=True)
         vector = self._vector(self.layout.dtype.itemsize, (columns, images), (columns.shape[3],))
         vector = vector if index == "int" else 1

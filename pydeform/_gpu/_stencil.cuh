@@ -219,7 +219,8 @@ template <class I, int R> __device__ __forceinline__ Row<I, R> make_row(const Ge
 }
 
 // The sample of one tap of one offset group at one position of an image.
-template <class A, class I, int R>
+// MODE: what lies beyond the border, where a kernel has instances for one; -1 for what `g` says.
+template <class A, class I, int R, int MODE = -1>
 __device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, const Table& table, const Part<I, R>& part, const Row<I, R>& row, I group, I tap) {
     Index<I, R> first;  // of the grid
     if (!int(g.absolute)) first = make_index<I, R>(tap, g.by_kernel);
@@ -243,7 +244,7 @@ __device__ __forceinline__ Sample<A, I, R> make_sample(const Geometry& g, const 
         sample.nan = sample.nan || move != move;
         sample.alive = sample.alive && finite;
         Axis<A, I>& axis = sample.axis[d];
-        axis = make_axis<A, I>(finite ? move : A(0), first.at[d], part.size[d], int(g.mode), int(g.kink), &outside);
+        axis = make_axis<A, I>(finite ? move : A(0), first.at[d], part.size[d], MODE < 0 ? int(g.mode) : MODE, int(g.kink), &outside);
         if (table.scaled) {
 #pragma unroll
             for (int i = 0; i < 3; ++i) axis.slope[i] *= units[2 * d];

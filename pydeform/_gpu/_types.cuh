@@ -109,7 +109,7 @@ struct bf16_t {
   __device__ __forceinline__ operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
 
-// N elements that are read and written at once, 16 bytes at most.
+// N elements that are read and written at once, 16 bytes at most; written to global memory.
 template <class T, int N>
 struct __align__(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
   T v[N];
@@ -120,6 +120,21 @@ struct __align__(sizeof(T) * N > 16 ? 16 : sizeof(T) * N) Pack {
   }
   __device__ __forceinline__ void store(T* to) const {
     check(to);
+#if !defined(PYD_HOST) && !defined(PYD_HIP)
+    // The compiler makes one store of what branches have in common, and then four of that.
+    if constexpr (sizeof(Pack) == 16) {
+      uint4 bits;
+      memcpy(&bits, this, 16);
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w) : "memory");
+      return;
+    }
+    if constexpr (sizeof(Pack) == 8) {
+      uint2 bits;
+      memcpy(&bits, this, 8);
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(bits.x), "r"(bits.y) : "memory");
+      return;
+    }
+#endif
     *reinterpret_cast<Pack*>(to) = *this;
   }
   static __device__ __forceinline__ void check(const T* address) {

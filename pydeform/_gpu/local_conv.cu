@@ -30,9 +30,9 @@ constexpr int PLAN_BYTES = 40960;
 // registers: *,*,*,*,*,*,int64_t = 128
 // registers: *,*,3 = 128
 // registers: *,*,3,*,false,false,int64_t = 160
-// registers: *,*,3,*,true = 172
+// registers: *,*,3,*,true = 196
 // registers: double,double,3,*,false = 184
-// registers: double,double,3,*,true = 196
+// registers: double,double,3,*,true = 220
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, bool PLAIN, class I> __device__ void weigh(const weigh_args& a) {
     constexpr int N = corner_count<R, WIDE>(), PLANS = PLAN_BYTES / (N * (sizeof(A) + sizeof(I)) + sizeof(A));

@@ -21,7 +21,7 @@ struct blend_args {
 // registers: *,*,*,*,*,int64_t = 112
 // registers: *,*,3 = 128
 // registers: double,double,3,*,true = 216
-// sass: *,*,*,16B = LDG.E.128
+// sass: *,*,*,16B = LDG.E.128 STG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void blend(const blend_args& a) {
     const auto take = [&](const auto& plans, int e, I image, I row, I tap, I channel) {
         A sum[V], old[V];
@@ -87,7 +87,7 @@ template <class I> __device__ __forceinline__ Which<I> which_sample(const dots_a
 // registers: *,*,*,*,*,int64_t = 128
 // registers: *,*,3 = 128
 // registers: *,*,*,*,true = 128
-// registers: double,double,3,*,true = 216
+// registers: double,double,3,*,true = 255
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void dots(const dots_args& a) {
     constexpr int N = corner_count<R, WIDE>(), TOGETHER = together<N>();

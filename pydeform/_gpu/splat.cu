@@ -26,6 +26,7 @@ struct keys_args {
 // kernel: keys args=keys_args threads=256 registers=96
 // instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
 // registers: *,3 = 112
+// registers: double,*,true = 112
 // registers: double,3 = 160
 template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
     constexpr int N = corner_count<R, WIDE>();
@@ -81,16 +82,21 @@ struct settle_args {
     const void* start;
     void* order;
     int64_t cells, tiles;
+    int64_t apart;  // how much further the next warp begins
 };
 
 // Sorts by a bitonic network all of whose comparisons go one way, so that a length need not be a power
-// of two.
-template <class I, class F> __device__ __forceinline__ void sort_run(I* run, int64_t length, int thread, int threads, F barrier) {
-    for (int64_t size = 2; size / 2 < length; size *= 2) {
-        for (int64_t apart = size / 2; apart > 0; apart /= 2) {
-            for (int64_t i = thread; i < length; i += threads) {
-                const int64_t other = i ^ (apart == size / 2 ? size - 1 : apart);
-                if (other <= i || other >= length || run[i] <= run[other]) continue;
+// of two. Both halves of a block of 2 * apart are compared, the first time mirrored.
+template <class I, class F> __device__ __forceinline__ void sort_run(I* run, I length, int thread, int threads, F barrier) {
+    I blocks = 1;
+    while (blocks < length) blocks *= 2;
+    const I pairs = blocks / 2;
+    for (I half = 1; half < length; half *= 2) {
+        for (I apart = half; apart > 0; apart /= 2) {
+            for (I pair = thread; pair < pairs; pair += threads) {
+                const I in = pair & (apart - 1), block = (pair - in) * 2;
+                const I i = block + in, other = apart == half ? block + 2 * apart - 1 - in : i + apart;
+                if (other >= length || run[i] <= run[other]) continue;
                 const I low = run[other];
                 run[other] = run[i], run[i] = low;
             }
@@ -100,17 +106,18 @@ template <class I, class F> __device__ __forceinline__ void sort_run(I* run, int
 }
 
 // The same in other memory.
-template <class I, class F> __device__ __forceinline__ void sort_inside(I* memory, I* run, int64_t length, int thread, int threads, F barrier) {
-    for (int64_t i = thread; i < length; i += threads) memory[i] = run[i];
+template <class I, class F> __device__ __forceinline__ void sort_inside(I* memory, I* run, I length, int thread, int threads, F barrier) {
+    for (I i = thread; i < length; i += threads) memory[i] = run[i];
     barrier();
     sort_run(memory, length, thread, threads, barrier);
-    for (int64_t i = thread; i < length; i += threads) run[i] = memory[i];
+    for (I i = thread; i < length; i += threads) run[i] = memory[i];
     barrier();
 }
 
 // Sorts the samples of every cell: few of them by one thread, more by a warp, more yet by the block, as
 // long as they fit in shared memory. Warps of a block take cells that lie far apart, since a level of
-// few pixels has many samples in all of its cells.
+// few pixels has many samples in all of its cells; by a part of the whole that no number of images and
+// groups is a multiple of.
 // kernel: settle args=settle_args threads=256 registers=64
 // instances: I = int | int64_t
 template <class I> __device__ void settle(const settle_args& a) {
@@ -122,7 +129,7 @@ template <class I> __device__ void settle(const settle_args& a) {
     I* order = static_cast<I*>(a.order);
     const int warp = threadIdx.x / PYD_WARP, lane = threadIdx.x % PYD_WARP;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-        const int64_t cell = (warp * a.tiles + tile) * PYD_WARP + lane;
+        const int64_t cell = (warp * a.tiles + (tile + warp * a.apart) % a.tiles) * PYD_WARP + lane;
         const I begin = cell < a.cells ? start[cell] : I(0), count = cell < a.cells ? start[cell + 1] - begin : I(0);
         if (threadIdx.x == 0) longer = 0;
         __syncthreads();
@@ -172,7 +179,7 @@ struct gather_args {
 // order; the channels at `begin` of columns of type S, if they are `here`. The lanes at a pixel look one sample up each;
 // then all of them add each of these, of which several are on their way at a time.
 template <class S, int COUNT, int N, class A, int V, class I>
-__device__ __forceinline__ void add_samples(const gather_args& a, const int64_t (&cells)[COUNT], int corner, int64_t begin, bool here, A (&sum)[V]) {
+__device__ __forceinline__ void add_samples(const gather_args& a, const I (&cells)[COUNT], int corner, int64_t begin, bool here, A (&sum)[V]) {
     enum { TOGETHER = 4 };
     const I* start = static_cast<const I*>(a.start);
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
@@ -185,7 +192,7 @@ __device__ __forceinline__ void add_samples(const gather_args& a, const int64_t 
     for (I done = 0; done < total; done += lanes) {
         const I mine = done + lane;
         A weight = 0;
-        int64_t from = 0;
+        I from = 0;  // in the columns, which have fewer numbers than I goes to
         if (mine < total) {
             int own = 0;
             I at = mine + first[0];
@@ -195,8 +202,7 @@ __device__ __forceinline__ void add_samples(const gather_args& a, const int64_t 
             const I s = static_cast<const I*>(a.order)[at];
             weight = static_cast<const A*>(a.weights)[int64_t(s) * N + corner + own];
             const I row = quotient(s, a.g.by_pairs), p = s - row * I(a.g.groups * a.g.taps);
-            from = row * a.columns.row;
-            if (a.columns.tap) from += (p - quotient(p, a.g.by_taps) * I(a.g.taps)) * a.columns.tap;
+            from = row * I(a.columns.row) + (p - quotient(p, a.g.by_taps) * I(a.g.taps)) * I(a.columns.tap);
         }
         const int many = total - done < lanes ? int(total - done) : lanes;
         for (int j = 0; j < many; j += TOGETHER) {
@@ -205,7 +211,7 @@ __device__ __forceinline__ void add_samples(const gather_args& a, const int64_t 
 #pragma unroll
             for (int i = 0; i < TOGETHER; ++i) {
                 by[i] = shuffle_run(weight, j + i, lanes);
-                const int64_t at = shuffle_run(from, j + i, lanes);
+                const I at = shuffle_run(from, j + i, lanes);
                 if (j + i >= many || !here) by[i] = 0;
                 column[i].clear();
                 if (by[i] != 0) column[i].load(static_cast<const S*>(a.columns.data) + begin + at);
@@ -216,11 +222,13 @@ __device__ __forceinline__ void add_samples(const gather_args& a, const int64_t 
     }
 }
 
-// kernel: gather args=gather_args threads=256 registers=80
+// kernel: gather args=gather_args threads=256 registers=64
 // instances: A = float | double; R = 1 | 2 | 3; V = 1 | 16B; WIDE = false | true; I = int
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
+// registers: *,3 = 80
+// registers: *,*,1 = 80
 // registers: double = 96
-// registers: *,*,*,*,int64_t = 112
+// registers: *,*,*,*,int64_t = 128
 // sass: *,*,16B = LDG.E.128
 template <class A, int R, int V, bool WIDE, class I> __device__ void gather(const gather_args& a) {
     constexpr int N = corner_count<R, WIDE>(), TOGETHER = together<N>();
@@ -244,7 +252,7 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void gather(cons
             at[d] = rest - line * part.size[d], rest = line;
         }
         at[0] = rest;
-        const int64_t base = (image * g.groups + group) * g.cells + part.cell;
+        const I base = (image * I(g.groups) + group) * I(g.cells) + I(part.cell);
         for (I before = 0; before < width; before += lanes * V) {
             const bool here = before + lane * V < width;
             const I channel = group * width + (here ? before + lane * V : I(0));
@@ -256,7 +264,7 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void gather(cons
             const int64_t begin = channel_at(a.columns, channel);
 #pragma unroll 1
             for (int b = 0; b < N; b += TOGETHER) {
-                int64_t cells[TOGETHER];
+                I cells[TOGETHER];
 #pragma unroll
                 for (int i = 0; i < TOGETHER; ++i) {
                     I cell = 0;
@@ -267,7 +275,7 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void gather(cons
                         exists = exists && anchor >= -1 && anchor <= part.size[d];
                         cell = cell * (part.size[d] + 2) + anchor + 1;
                     }
-                    cells[i] = exists ? base + cell : -1;
+                    cells[i] = exists ? base + cell : I(-1);
                 }
                 if (sizeof(A) == 8 || int(a.columns.kind) == WORKING) add_samples<A, TOGETHER, N, A, V, I>(a, cells, b, begin, here, sum);
                 else if (int(a.columns.kind) == HALF) add_samples<half_t, TOGETHER, N, A, V, I>(a, cells, b, begin, here, sum);

@@ -65,12 +65,12 @@ class Library:
     def __init__(self):
         self.streams = []
 
-    def cublasSetStream_v2(self, handle, stream):  # noqa: N802
+    def cublasSetStream_v2(self, handle, stream):
         assert handle.value == HANDLE
         self.streams.append(stream.value or 0)
         return 0
 
-    def cublasGemmStridedBatchedEx(self, *given):  # noqa: N802
+    def cublasGemmStridedBatchedEx(self, *given):
         gemm(*(number.value for number in given))
         return 0
 
