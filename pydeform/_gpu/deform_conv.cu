@@ -139,7 +139,7 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
     __device__ __forceinline__ void plan(int row, int offset_group, int tap, int count) {
 #pragma unroll 1
         for (int e = threadIdx.x; e < count * ROWS; e += THREADS) {
-            const int r = as_unknown(row + e % ROWS), t = tap + e / ROWS;
+            const int r = row + e % ROWS, t = tap + e / ROWS;
             Pack<float, N> weight;
             Place place{0, 0};
 #pragma unroll
@@ -280,9 +280,7 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
         while (c.rest > 0) --c.rest, step<true>(c, taken, sum);
         Quad left[4];
         read_slab(c.copied, left);
-        products<0, 4>(c.sampled ^ SAMPLES, left, sum);
-        __syncwarp();  // else all is read at once, and registers run out
-        products<4, 8>(c.sampled ^ SAMPLES, left, sum);
+        products<0, 8>(c.sampled ^ SAMPLES, left, sum);
     }
 
     // 64 rows x LINE outputs of a warp, side by side along the output's last axis.
