@@ -74,14 +74,14 @@ def _counted(samples: float, cells: float, fields: float, parts: int) -> list[Pa
     ]
 
 
-def slab_bytes(across: int) -> float:
-    """Return what a block of 128 rows and 64 * `across` outputs moves for 64 bytes of channels.
+def slab_bytes(rows: int, outputs: int) -> float:
+    """Return what a block of `rows` and `outputs` moves for 64 bytes of channels.
 
     Of one tap, between a multiprocessor and its first-level cache and shared memory, one path of
     128 bytes a clock.
     """
-    rows, outputs = 128, 64 * across
-    fragments = 2 * across * (64 + 64) * 64  # each warp reads 64 rows and 64 outputs
+    # Each warp reads 64 rows and 32 outputs.
+    fragments = rows // 64 * outputs // 32 * (64 + 32) * 64
     corners, samples, weights = 4 * rows * 64, rows * 64, outputs * 64
     return fragments + corners + samples + weights + rows * 48  # and plans
 
@@ -105,18 +105,17 @@ def fused(timed: Timed, ceilings: Ceilings = H100) -> list[Pass]:
         Pass("pack weight", found["weight"] + packed),
     ]
     tiles = shape.groups * padded // step if step == 256 else 0
-    for first, end, across in _fused._split(rows, tiles, ceilings.multiprocessors):
-        across_outputs = 64 * across
-        blocks = -(-(end - first) // 128) * -(-outputs // across_outputs) * shape.groups
+    for first, end, block in _fused._split(rows, tiles, ceilings.multiprocessors):
+        blocks = -(-(end - first) // block[0]) * padded // block[1] * shape.groups
         busy = -(-blocks // ceilings.multiprocessors) * ceilings.multiprocessors
         passes.append(
             Pass(
-                f"fused, {across_outputs} outputs a block",
+                f"fused, blocks of {block[0]} rows",
                 moved * (end - first) / rows + packed,
-                busy * 2.0 * 128 * across_outputs * depth,
+                busy * 2.0 * block[0] * block[1] * depth,
                 "mma",
-                busy * slab_bytes(across) * depth * item / 64,
-                float(blocks * across_outputs * depth * item),
+                busy * slab_bytes(*block) * depth * item / 64,
+                float(blocks * block[1] * depth * item),
             )
         )
     return passes

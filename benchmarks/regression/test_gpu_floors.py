@@ -108,15 +108,15 @@ def test_a_pass_takes_its_slowest_part_and_its_launches() -> None:
 def test_the_fused_kernel_goes_in_rounds() -> None:
     timed = Timed(SHAPES["R256"], "float16", "forward")
     # Of 196 tiles 132 fill the multiprocessors; 64 go as 128 halves. 72 slabs in each.
-    (*_, wide, half) = predictions.fused(timed)
-    assert "256" in wide.name
-    assert "128" in half.name
-    assert wide.gathered == 132 * 72 * 1008 * 128
-    assert half.gathered == 132 * 72 * 688 * 128
+    (*_, whole, half) = predictions.fused(timed)
+    assert "128" in whole.name
+    assert "64" in half.name
+    assert whole.gathered == 132 * 72 * 1264 * 128
+    assert half.gathered == 132 * 72 * 696 * 128
     work = floors.product(timed) * 132 / 196
-    assert wide.flops == pytest.approx(work)
+    assert whole.flops == pytest.approx(work)
     assert half.flops == pytest.approx(work / 2)
-    assert wide.cached + half.cached == 196 * 256 * 256 * 9 * 2
+    assert whole.cached + half.cached == (132 + 128) * 256 * 256 * 9 * 2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_the_documentation_has_the_clocks_of_a_slab() -> None:
         r"^\| sum, .+ \| ([\d,]+) \| (\d+) \|$", PAGE.read_text("utf-8"), re.MULTILINE
     )
     clocks = [int(number.replace(",", "")) for number in row]
-    assert clocks == [predictions.slab_bytes(across) / 128 for across in (4, 2)]
+    assert clocks == [predictions.slab_bytes(rows, 256) / 128 for rows in (128, 64)]
 
 
 def test_the_documentation_has_the_numbers_of_the_functions() -> None:
@@ -203,8 +203,8 @@ def test_the_documentation_has_the_numbers_of_the_functions() -> None:
 KERNELS = {
     "turn input to channels last": "turn",
     "pack weight": "pack_weights",
-    "fused, 256 outputs a block": "fused",
-    "fused, 128 outputs a block": "fused",
+    "fused, blocks of 128 rows": "fused",
+    "fused, blocks of 64 rows": "fused",
     "blend": "blend",
     "turn output, add bias": "turn",
     "turn input and cotangent": "turn",
@@ -256,7 +256,7 @@ def test_predicted_launches_are_those_that_are_made(
 
 
 def test_predicted_launches_of_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three tiles on two multiprocessors: one round of wide blocks, one of half as wide ones.
+    # Three tiles on two multiprocessors: one round of whole blocks, one of halves.
     timed = Timed(case("one", (1, 32, 12, 26), 256, 3), "float16", "forward")
     made = launched(timed, monkeypatch, runs=False)
     passes = predictions.fused(timed, replace(H100, multiprocessors=2))

@@ -14,11 +14,12 @@ from pydeform._gpu._layout import NAMES, THREADS, Array, Layout, Maybe, blocks, 
 from pydeform._gpu._loader import launch
 from pydeform._gpu._product import tf32
 from pydeform._gpu._sampling import Sampling
+from pydeform._shapes import ConvGeometry
 
-_ROWS = 128
-_OUTPUTS = 64
-#: As in deform_conv.cu: of each rank, taps that a block plans at a time.
-_TAPS = {1: 16, 2: 9, 3: 5}
+#: Rows and outputs of a block: of outputs that 128 are enough for, else of whole rounds, and of the
+#: last one. As in deform_conv.cu, as are taps that a block plans at a time, of each rank.
+_FEW, _WHOLE, _LAST = (128, 128), (128, 256), (64, 256)
+_TAPS = {1: 16, 2: 9, 3: 7}
 _NARROW = 1 << 29
 _CAPABILITY = 80
 
@@ -36,14 +37,14 @@ def _device(number: int) -> tuple[int, int]:
 
 def _machine(layout: Layout) -> tuple[int, int]:
     if layout.xp is np:
-        return _CAPABILITY, 2  # executed on this CPU: few, so that tests meet both tiles
+        return _CAPABILITY, 2  # executed on this CPU: few, so that tests meet all blocks
     return _device(layout.xp.cuda.runtime.getDevice())
 
 
 def applies(sampling: Sampling, image: Array, weight: Array) -> bool:
     """Return whether the fused kernel can take a convolution with one weight for all samples."""
     layout, g = sampling.layout, sampling.geometry
-    # Of rank 3 only 16-bit types: with floats the registers do not hold what a thread needs.
+    # Of rank 3 only 16-bit types: with floats there are twice as many slabs of 8 corners.
     if image.itemsize > 2 and not (image.dtype == np.float32 and g.rank < 3 and tf32()):
         return False
     slab = 64 // image.itemsize
@@ -53,9 +54,17 @@ def applies(sampling: Sampling, image: Array, weight: Array) -> bool:
         and g.channels // g.groups % slab == 0
         and sampling.index == "int"
         and max(g.batch * layout.pixels, g.channels, weight.size) < _NARROW
+        and g.channels * g.taps * _padded(g)[1] // 4 < _NARROW  # counted in 16 bytes
         and pointer(image) % 16 == 0
         and _machine(layout)[0] >= _CAPABILITY
     )
+
+
+def _padded(g: ConvGeometry) -> tuple[int, int]:
+    """Return outputs of a block and, a multiple of that, those of a group with zeros."""
+    outputs = g.out_channels // g.groups
+    step = (_WHOLE if outputs > _FEW[1] else _FEW)[1]
+    return step, -(-outputs // step) * step
 
 
 def _pack(layout: Layout, weight: Array, padded: int) -> Array:
@@ -69,20 +78,20 @@ def _pack(layout: Layout, weight: Array, padded: int) -> Array:
     return packed
 
 
-def _split(rows: int, tiles: int, multiprocessors: int) -> list[tuple[int, int, int]]:
-    """Return launches (first row, last row, 64s of outputs a block): the same bits however split.
+def _split(rows: int, tiles: int, multiprocessors: int) -> list[tuple[int, int, tuple[int, int]]]:
+    """Return launches (first row, last row, block): the same bits however split.
 
-    Blocks of 256 outputs sample once for all of them, one to a multiprocessor. Rounds of them that
-    fill all; then, where fewer than half would work, twice as many blocks of 128 outputs. `tiles`
-    is how many 256 outputs come in, 0 where 128 are enough.
+    Rounds of blocks that fill all multiprocessors, one to each; then, where fewer than half would
+    work, twice as many blocks of half the rows. `tiles` is how many 256 outputs come in, 0 where
+    128 are enough.
     """
     if not tiles:
-        return [(0, rows, 2)]
-    lines = -(-rows // _ROWS)
+        return [(0, rows, _FEW)]
+    lines = -(-rows // _WHOLE[0])
     rest = lines * tiles % multiprocessors
     few = -(-rest // tiles) if 2 * rest <= multiprocessors else 0
-    middle = min(rows, (lines - few) * _ROWS)
-    return [part for part in ((0, middle, 4), (middle, rows, 2)) if part[0] < part[1]]
+    middle = min(rows, (lines - few) * _WHOLE[0])
+    return [part for part in ((0, middle, _WHOLE), (middle, rows, _LAST)) if part[0] < part[1]]
 
 
 def convolve(
@@ -107,34 +116,27 @@ def convolve(
     """
     layout, g = sampling.layout, sampling.geometry
     outputs, channels = g.out_channels // g.groups, g.channels // g.groups
-    wide = outputs > 2 * _OUTPUTS or g.rank == 3
-    step = _OUTPUTS * (4 if wide else 2)
-    padded = -(-outputs // step) * step
+    step, padded = _padded(g)
     packed = _pack(layout, weight, padded)
     chunks = -(-g.taps // _TAPS[g.rank])
     vector = 16 // out.itemsize
     run = outputs if g.channels_last else layout.positions
     whole = run % vector == 0 and pointer(out) % 16 == 0
-    # Offset groups that a group of the product has channels of, at most.
-    even = channels % sampling.width == 0 or sampling.width % channels == 0
-    spans = max(1, channels // sampling.width) if even else -(-channels // sampling.width) + 1
-    tiles = g.groups * padded // step if wide else 0
-    multiprocessors = 1 if g.rank == 3 else _machine(layout)[1]
-    for first, end, across in _split(layout.rows, tiles, multiprocessors):
-        grid = (-(-(end - first) // _ROWS), -(-outputs // (across * _OUTPUTS)), g.groups)
+    tiles = g.groups * padded // step if step == _WHOLE[1] else 0
+    for first, end, block in _split(layout.rows, tiles, _machine(layout)[1]):
+        grid = (-(-(end - first) // block[0]), padded // step, g.groups)
         args = [
             *(*sampling.args, *field(mask), pointer(image), pointer(packed)),
-            *(pointer(bias), pointer(out), first, end, g.groups, outputs, padded),
-            *(channels, sampling.width, spans, -(-g.taps // chunks), chunks),
+            *(pointer(bias), pointer(out), first, end, g.groups, outputs, 4 * padded),
+            *(channels, sampling.width, -(-g.taps // chunks)),
             *(int(g.channels_last), int(whole)),
         ]
-        names = (NAMES[image.dtype.name], str(g.rank), str(across))
-        shared = _shared(g.rank, across)
-        threads = across * _OUTPUTS
+        names = (NAMES[image.dtype.name], str(g.rank), *map(str, block))
+        threads, shared = block[0] * block[1] // 64, _shared(g.rank, *block)
         launch("deform_conv", "fused", names, grid, (threads,), args, shared, layout.xp)
 
 
-def _shared(rank: int, across: int) -> int:
-    """Bytes of `Fused::Shared`: two stages of both operands, and plans."""
-    stages = 2 * (_ROWS + across * _OUTPUTS) * 64
-    return stages + _ROWS * _TAPS[rank] * (8 * (1 << rank) + 4)
+def _shared(rank: int, rows: int, outputs: int) -> int:
+    """Bytes of `Fused::Shared`: two stages of samples, three of weights, and plans."""
+    stages = (2 * rows + 3 * outputs) * 64
+    return stages + rows * _TAPS[rank] * (4 * (1 << rank) + 8)

@@ -157,6 +157,14 @@ __device__ __forceinline__ int64_t wide_product(int a, int b) {
 }
 __device__ __forceinline__ int64_t wide_product(int64_t a, int64_t b) { return a * b; }
 
+// The same number, of which the compiler knows nothing: it computes nothing from it in advance.
+__device__ __forceinline__ int as_unknown(int number) {
+#if !defined(PYD_HOST) && !defined(PYD_HIP)
+  asm volatile("" : "+r"(number));
+#endif
+  return number;
+}
+
 // *to += values, no addition lost; four floats in one transaction where the hardware has that.
 template <class A, int V>
 __device__ __forceinline__ void atomic_add(A* to, const A (&values)[V]) {
@@ -169,8 +177,9 @@ __device__ __forceinline__ void atomic_add(float* to, const float (&values)[4]) 
 }
 #endif
 
-// 16 bytes on their way from global to shared memory, there for the thread after copies_done and for
-// the block after the next barrier.
+// 16 bytes on their way from global to shared memory. copies_group ends a group of such copies; all
+// groups but the last LATER are there for the thread after copies_done, for the block after the next
+// barrier.
 __device__ __forceinline__ void copy_async(void* to, const void* from) {
 #if defined(PYD_HOST)
   coh::copy_later(to, from);
@@ -181,11 +190,19 @@ __device__ __forceinline__ void copy_async(void* to, const void* from) {
   *static_cast<Pack<unsigned, 4>*>(to) = *static_cast<const Pack<unsigned, 4>*>(from);
 #endif
 }
+__device__ __forceinline__ void copies_group() {
+#if defined(PYD_HOST)
+  coh::end_group();
+#elif !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int LATER>
 __device__ __forceinline__ void copies_done() {
 #if defined(PYD_HOST)
-  coh::copy_now();
+  coh::copy_now(LATER);
 #elif !defined(PYD_HIP) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 #endif
 }
 

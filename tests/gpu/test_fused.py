@@ -19,10 +19,10 @@ from pydeform.testing.values import deform_conv_case, make_geometry
 
 HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 ONE = ((1, 1),)
-#: Partial tiles of rows and of outputs, both tiles of outputs, both layouts, whole and odd runs.
+#: Partial tiles of rows and of outputs, all blocks, both layouts, whole and odd runs.
 SHAPES = {
     "1d": {"size": (150,), "kernel": (3,), "channels": 64, "out_channels": 20, "pad": ONE},
-    "1d, both tiles": {
+    "1d, both blocks": {
         "size": (300,),
         "kernel": (2,),
         "channels": 32,
@@ -192,7 +192,7 @@ def test_nan_and_infinity(name, spoiled):
     np.testing.assert_array_equal(result, same)
 
 
-@pytest.mark.parametrize("name", ["1d, both tiles", "2d last", "2d, taps in chunks", "3d"])
+@pytest.mark.parametrize("name", ["1d, both blocks", "2d last", "2d, taps in chunks", "3d"])
 def test_schedules_and_splits_give_the_same_bits(name, monkeypatch, launched):
     case = make(name, "random", np.float16)
     result = run(_gpu, case)
@@ -205,19 +205,34 @@ def test_schedules_and_splits_give_the_same_bits(name, monkeypatch, launched):
     assert len([kernel for kernel, *_ in launched if kernel == "fused"]) == 1
 
 
-def test_both_tiles_are_used(launched):
-    run(_gpu, make("1d, both tiles", "random", np.float16))
-    assert launched[1:] == [("fused", "half_t", "1", "4"), ("fused", "half_t", "1", "2")]
+@pytest.mark.parametrize(
+    ("name", "rank", "blocks"),
+    [
+        ("1d", "1", [("128", "128")]),
+        ("1d, both blocks", "1", [("128", "256"), ("64", "256")]),
+        ("2d last", "2", [("64", "256")]),
+        ("3d last", "3", [("128", "128")]),
+    ],
+)
+def test_blocks_fit_the_outputs_and_the_rounds(name, rank, blocks, launched):
+    run(_gpu, make(name, "random", np.float16))
+    assert launched[1:] == [("fused", "half_t", rank, *block) for block in blocks]
+
+
+def test_every_gpu_has_the_shared_memory():
+    blocks = (_fused._FEW, _fused._WHOLE, _fused._LAST)
+    needs = [_fused._shared(rank, *block) for rank in (1, 2, 3) for block in blocks]
+    assert max(needs) <= 99 * 1024
 
 
 @pytest.mark.parametrize(
     ("rows", "tiles", "launches"),
     [
-        (25088, 1, [(0, 132 * 128, 4), (132 * 128, 25088, 2)]),
-        (30400, 1, [(0, 30400, 4)]),
-        (12544, 2, [(0, 66 * 128, 4), (66 * 128, 12544, 2)]),
-        (100, 1, [(0, 100, 2)]),
-        (5000, 0, [(0, 5000, 2)]),
+        (25088, 1, [(0, 132 * 128, (128, 256)), (132 * 128, 25088, (64, 256))]),
+        (30400, 1, [(0, 30400, (128, 256))]),
+        (12544, 2, [(0, 66 * 128, (128, 256)), (66 * 128, 12544, (64, 256))]),
+        (100, 1, [(0, 100, (64, 256))]),
+        (5000, 0, [(0, 5000, (128, 128))]),
         (0, 1, []),
     ],
 )

@@ -70,22 +70,33 @@ inline unsigned lane() { return fiber->index & 31; }
 struct Copy {
   void* to;
   const void* from;
+  int group;
 };
-inline thread_local std::vector<Copy> copies[1024];
+struct Pending {
+  std::vector<Copy> copies;
+  int group;  // that of the next copy
+};
+inline thread_local Pending pending[1024];
 inline void copy_later(void* to, const void* from) {
   if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) & 15)
     fail("misaligned asynchronous copy");
-  copies[fiber->index].push_back({to, from});
+  Pending& mine = pending[fiber->index];
+  mine.copies.push_back({to, from, mine.group});
 }
-inline void copy_now() {
-  for (const Copy& copy : copies[fiber->index]) std::memcpy(copy.to, copy.from, 16);
-  copies[fiber->index].clear();
+inline void end_group() { ++pending[fiber->index].group; }
+// All groups that have ended, but the last `later` of them.
+inline void copy_now(int later) {
+  Pending& mine = pending[fiber->index];
+  auto copy = mine.copies.begin();
+  for (; copy != mine.copies.end() && copy->group < mine.group - later; ++copy)
+    std::memcpy(copy->to, copy->from, 16);
+  mine.copies.erase(mine.copies.begin(), copy);
 }
 // Around a kernel: what an ended launch has left is forgotten, what this one leaves is an error.
 struct Copies {
-  Copies() { copies[fiber->index].clear(); }
+  Copies() { pending[fiber->index] = Pending{}; }
   ~Copies() {
-    if (!copies[fiber->index].empty()) fail("an asynchronous copy that nothing waits for");
+    if (!pending[fiber->index].copies.empty()) fail("an asynchronous copy that nothing waits for");
   }
 };
 
