@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pydeform._gpu._layout import Array, namespace, pointer, strides
+from pydeform._gpu._layout import Array, named, namespace, pointer, strides
 
 
 def tf32() -> bool:
@@ -66,17 +66,7 @@ def _matrix(array: Array) -> tuple[int, int, int]:
 
 def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, add: bool) -> None:
     """Call cuBLAS, which counts rows where we count columns: out^T = b^T a^T."""
-    import cupy
-    from cupy.cuda.device import get_cublas_handle
-    from cupy_backends.cuda.api import runtime
-    from cupy_backends.cuda.libs import cublas
-
-    kinds = {
-        "float16": runtime.CUDA_R_16F,
-        "bfloat16": runtime.CUDA_R_16BF,
-        "float32": runtime.CUDA_R_32F,
-        "float64": runtime.CUDA_R_64F,
-    }
+    cupy, cublas, get_cublas_handle, kinds = _names()
     computed = cublas.CUBLAS_COMPUTE_32F
     if out.dtype == np.float64:
         computed = cublas.CUBLAS_COMPUTE_64F
@@ -86,11 +76,11 @@ def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, a
     k = a.shape[1] if a_turned else a.shape[2]
     factors = np.array([1, int(add)], out.dtype)  # read by the call itself
     one, kept = factors.ctypes.data, factors.ctypes.data + factors.itemsize
-    turn = {False: cublas.CUBLAS_OP_N, True: cublas.CUBLAS_OP_T}
+    turn = cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
     (at_a, ld_a, step_a), (at_b, ld_b, step_b), (at_out, ld_out, step_out) = map(
         _matrix, (a, b, out)
     )
-    kind, kind_out = kinds[a.dtype.name], kinds[out.dtype.name]
+    kind, kind_out = kinds[named(a.dtype)], kinds[named(out.dtype)]
     stream = cupy.cuda.get_current_stream()
     multiply = _captured(stream.ptr) if stream.is_capturing() else cublas.gemmStridedBatchedEx
     with cupy.cuda.Device(out.device.id):
@@ -100,6 +90,22 @@ def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, a
             *(at_out, kind_out, ld_out, step_out, groups, computed),
             cublas.CUBLAS_GEMM_DEFAULT,
         )
+
+
+def _names() -> tuple[Any, Any, Any, dict[str, int]]:
+    """CuPy, its cuBLAS, where that has its handle, and what it calls types."""
+    import cupy
+    from cupy.cuda.device import get_cublas_handle
+    from cupy_backends.cuda.api import runtime
+    from cupy_backends.cuda.libs import cublas
+
+    kinds = {
+        "half_t": runtime.CUDA_R_16F,
+        "bf16_t": runtime.CUDA_R_16BF,
+        "float": runtime.CUDA_R_32F,
+        "double": runtime.CUDA_R_64F,
+    }
+    return cupy, cublas, get_cublas_handle, kinds
 
 
 @cache

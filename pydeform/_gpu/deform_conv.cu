@@ -233,9 +233,17 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
         int sampled, copied;  // stages of that, and of the weights of the one before
     };
 
-    // Parts from P on of a step. Where there is no slab before, nothing is multiplied.
-    template <int P, bool PRODUCTS>
+    // The products of part P with the slab before.
+    template <int P> __device__ __forceinline__ void multiplied(const Course& c, Quad (&left)[4], float (&sum)[8][2][4]) const {
+        if (P == 0 || PARTS > EACH) read_slab(c.copied, left);
+        products<P * UNITS, (P + 1) * UNITS>(c.sampled ^ SAMPLES, left, sum);
+    }
+
+    // Parts from P on of a step; products before the blend, after it, or none where there is no slab before.
+    enum { NONE, BEFORE, AFTER };
+    template <int P, int PRODUCTS>
     __device__ __forceinline__ void parts(Course& c, Taken& taken, float (&value)[VECTOR], Quad (&left)[4], float (&sum)[8][2][4]) const {
+        if constexpr (PRODUCTS == BEFORE) multiplied<P>(c, left, sum);
         blend<P>(c.sampled, c.e, taken, value);
         if constexpr (P + 1 < PARTS) {
             fetch<P + 1>(c.e, c.x, taken);
@@ -248,17 +256,16 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
             }
             copies_group();
         }
-        if constexpr (PRODUCTS) {
-            if (P == 0 || PARTS > EACH) read_slab(c.copied, left);
-            products<P * UNITS, (P + 1) * UNITS>(c.sampled ^ SAMPLES, left, sum);
-        }
+        if constexpr (PRODUCTS == AFTER) multiplied<P>(c, left, sum);
         if constexpr (P + 1 < PARTS) parts<P + 1, PRODUCTS>(c, taken, value, left, sum);
     }
 
-    template <bool PRODUCTS> __device__ __forceinline__ void step(Course& c, Taken& taken, float (&sum)[8][2][4]) const {
+    template <int PRODUCTS> __device__ __forceinline__ void step(Course& c, Taken& taken, float (&sum)[8][2][4]) const {
         Quad left[4];
         float value[VECTOR];
-        parts<0, PRODUCTS>(c, taken, value, left, sum);
+        // Of the four warps that share a scheduler two multiply while two blend.
+        if (PRODUCTS == AFTER && warp / 4 % 2) parts<0, BEFORE>(c, taken, value, left, sum);
+        else parts<0, PRODUCTS>(c, taken, value, left, sum);
         copies_done<1>();
         __syncthreads();
         c.sampled ^= SAMPLES;
@@ -275,9 +282,9 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
         weigh(0, c.w);
         copies_group();
         fetch<0>(c.e, x, taken);
-        step<false>(c, taken, sum);
+        step<NONE>(c, taken, sum);
 #pragma unroll 1
-        while (c.rest > 0) --c.rest, step<true>(c, taken, sum);
+        while (c.rest > 0) --c.rest, step<AFTER>(c, taken, sum);
         Quad left[4];
         read_slab(c.copied, left);
         products<0, 8>(c.sampled ^ SAMPLES, left, sum);

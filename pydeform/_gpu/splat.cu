@@ -82,7 +82,7 @@ struct settle_args {
     const void* start;
     void* order;
     int64_t cells, tiles;
-    int64_t apart;  // how much further the next warp begins
+    int64_t apart;  // how much further the next eight begins
 };
 
 // Sorts by a bitonic network all of whose comparisons go one way, so that a length need not be a power
@@ -115,13 +115,13 @@ template <class I, class F> __device__ __forceinline__ void sort_inside(I* memor
 }
 
 // Sorts the samples of every cell: few of them by one thread, more by a warp, more yet by the block, as
-// long as they fit in shared memory. Warps of a block take cells that lie far apart, since a level of
+// long as they fit in shared memory. A block takes cells by eights that lie far apart, since a level of
 // few pixels has many samples in all of its cells; by a part of the whole that no number of images and
 // groups is a multiple of.
 // kernel: settle args=settle_args threads=256 registers=64
 // instances: I = int | int64_t
 template <class I> __device__ void settle(const settle_args& a) {
-    enum { FEW = 16, THREADS = 256, WARPS = THREADS / PYD_WARP, ALL = FEW * THREADS, SHARE = ALL / WARPS };
+    enum { FEW = 16, THREADS = 256, WARPS = THREADS / PYD_WARP, EIGHT = 8, ALL = FEW * THREADS, SHARE = ALL / WARPS };
     __shared__ I sorted[ALL];
     __shared__ int64_t many[THREADS];
     __shared__ int longer;
@@ -129,7 +129,8 @@ template <class I> __device__ void settle(const settle_args& a) {
     I* order = static_cast<I*>(a.order);
     const int warp = threadIdx.x / PYD_WARP, lane = threadIdx.x % PYD_WARP;
     for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-        const int64_t cell = (warp * a.tiles + (tile + warp * a.apart) % a.tiles) * PYD_WARP + lane;
+        const int eight = threadIdx.x / EIGHT;
+        const int64_t cell = (eight * a.tiles + (tile + eight * a.apart) % a.tiles) * EIGHT + threadIdx.x % EIGHT;
         const I begin = cell < a.cells ? start[cell] : I(0), count = cell < a.cells ? start[cell + 1] - begin : I(0);
         if (threadIdx.x == 0) longer = 0;
         __syncthreads();
@@ -189,29 +190,35 @@ __device__ __forceinline__ void add_samples(const gather_args& a, const I (&cell
         const I from = cells[i] < 0 ? I(0) : start[cells[i]], to = cells[i] < 0 ? I(0) : start[cells[i] + 1];
         first[i] = from - total, total += to - from, until[i] = total;
     }
-    for (I done = 0; done < total; done += lanes) {
-        const I mine = done + lane;
-        A weight = 0;
-        I from = 0;  // in the columns, which have fewer numbers than I goes to
-        if (mine < total) {
-            int own = 0;
-            I at = mine + first[0];
+    // A sample's weight, and where its columns are, of which there are fewer numbers than I goes to.
+    A weight = 0;
+    I from = 0;
+    const auto look_up = [&](I mine) {
+        weight = 0;
+        if (mine >= total) return;
+        int own = 0;
+        I at = mine + first[0];
 #pragma unroll
-            for (int i = 1; i < COUNT; ++i)
-                if (mine >= until[i - 1]) own = i, at = mine + first[i];
-            const I s = static_cast<const I*>(a.order)[at];
-            weight = static_cast<const A*>(a.weights)[int64_t(s) * N + corner + own];
-            const I row = quotient(s, a.g.by_pairs), p = s - row * I(a.g.groups * a.g.taps);
-            from = row * I(a.columns.row) + (p - quotient(p, a.g.by_taps) * I(a.g.taps)) * I(a.columns.tap);
-        }
+        for (int i = 1; i < COUNT; ++i)
+            if (mine >= until[i - 1]) own = i, at = mine + first[i];
+        const I s = static_cast<const I*>(a.order)[at];
+        weight = static_cast<const A*>(a.weights)[int64_t(s) * N + corner + own];
+        const I row = quotient(s, a.g.by_pairs), p = s - row * I(a.g.groups * a.g.taps);
+        from = row * I(a.columns.row) + (p - quotient(p, a.g.by_taps) * I(a.g.taps)) * I(a.columns.tap);
+    };
+    look_up(lane);
+    for (I done = 0; done < total; done += lanes) {
+        const A known = weight;
+        const I place = from;
+        look_up(done + lanes + lane);  // on its way while these are added
         const int many = total - done < lanes ? int(total - done) : lanes;
         for (int j = 0; j < many; j += TOGETHER) {
             Words<S, V> column[TOGETHER];
             A by[TOGETHER];
 #pragma unroll
             for (int i = 0; i < TOGETHER; ++i) {
-                by[i] = shuffle_run(weight, j + i, lanes);
-                const I at = shuffle_run(from, j + i, lanes);
+                by[i] = shuffle_run(known, j + i, lanes);
+                const I at = shuffle_run(place, j + i, lanes);
                 if (j + i >= many || !here) by[i] = 0;
                 column[i].clear();
                 if (by[i] != 0) column[i].load(static_cast<const S*>(a.columns.data) + begin + at);
@@ -238,8 +245,9 @@ template <class A, int R, int V, bool WIDE, class I> __device__ void gather(cons
     const I width = I(g.channels) / I(g.groups);
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
     const int64_t total = a.count * g.pixels * g.groups, step = int64_t(gridDim.x) * blockDim.x / lanes;
-    // The groups of a pixel side by side: its channels are.
-    for (int64_t item = (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / lanes; item < total; item += step) {
+    // The groups of a pixel side by side: its channels are. From the end: there are the levels of few
+    // pixels, each of which has many samples.
+    for (int64_t item = total - 1 - (blockIdx.x * int64_t(blockDim.x) + threadIdx.x) / lanes; item >= 0; item -= step) {
         const I all = quotient(I(item), a.by_groups), group = I(item) - all * I(g.groups);
         const I image = quotient(all, a.by_pixels), pixel = all - image * I(g.pixels);
         int level = 0;
