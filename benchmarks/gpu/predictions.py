@@ -37,12 +37,12 @@ SECTOR = 32
 # Instructions of a thread in the loops that NVRTC 13.0 makes for sm_90a of instances with 16-byte
 # loads and `int`, on the way that a plain call takes, by the bytes of a number. Counted by hand.
 #: Of `weigh`: a sample's plan, and 16 bytes of its channels.
-PLANNED = {2: 209, 4: 196}
-WEIGHED = {2: 86, 4: 38}
-#: Of `dots`: the same two.
-DOTTED = {2: (270, 506), 4: (270, 356)}
+PLANNED = {2: 178, 4: 171}
+WEIGHED = {2: 87, 4: 39}
+#: Of `dots`: a sample, before and after its channels, and 16 bytes of those.
+DOTTED = {2: (680, 267), 4: (680, 227)}
 #: Of `gather`: four channels of a pixel, and of a sample in one of its cells.
-GATHERED = (490, 62)
+GATHERED = (300, 46)
 LANES = 32
 
 
