@@ -19,11 +19,12 @@ from benchmarks.gpu.contest import hold, short
 from benchmarks.gpu.found import BEGIN, END, Found, as_markdown, passes_table, predicted_table
 from benchmarks.machine import facts
 from benchmarks.progress import Say, progress
-from benchmarks.report import README, write_section
+from benchmarks.report import write_section
 from benchmarks.workers import ROOT
 
 STEPS = ("check", "ceilings", "times", "show", "sanitize")
 RESULTS = Path(__file__).parents[1] / "results"
+README = Path(__file__).with_name("README.md")
 
 
 def words(text: str) -> list[str]:
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "nothing")  # fmt: skip
     add("--output", type=Path, default=RESULTS, metavar="FOLDER", help="for the JSON")
     add("--load", type=Path, metavar="JSON", help="show this report instead of running")
-    add("--write-readme", action="store_true", help="put the tables into benchmarks/README.md")
+    add("--write-readme", action="store_true", help="put the tables into benchmarks/gpu/README.md")
     return made
 
 

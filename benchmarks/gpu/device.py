@@ -226,9 +226,9 @@ class Cuda(Device):
         }
 
 
-def _launch(graph: Any, stream: Any, _call: Call) -> None:
+def _launch(graph: Any, stream: Any, _call: Call) -> Any:
     """Replay; the call is here so that its arrays are not freed, since the graph has addresses."""
-    graph.launch(stream)
+    return graph.launch(stream)
 
 
 def versions() -> dict[str, str]:

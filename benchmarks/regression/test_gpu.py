@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,7 +21,6 @@ from benchmarks.gpu import ceilings, checks, contest, only_gpu, sanitize
 from benchmarks.gpu.cases import SHAPES, Timed, plan, tiny
 from benchmarks.gpu.device import Cuda, Emulated
 from benchmarks.gpu.found import BEGIN, END, Found, as_markdown
-from benchmarks.report import README
 
 
 def emulate(folder: Path, *words: str) -> tuple[int, Found]:
@@ -168,7 +169,7 @@ def test_unknown_cases_are_named() -> None:
 
 
 def test_the_readme_has_a_place_for_the_tables() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = script.README.read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
 
 
@@ -268,6 +269,19 @@ def test_a_call_is_captured_after_it_has_warmed_up(cuda: Cuda) -> None:
     replay = cuda.capture(lambda: capturing.append(cuda.stream.is_capturing()))
     assert capturing == [False, False, True]
     assert replay() is cuda.stream
+
+
+def test_what_a_captured_call_refers_to_lives_as_long_as_its_replay(cuda: Cuda) -> None:
+    class Array:
+        """What a graph has the address of."""
+
+    array = Array()
+    kept = weakref.ref(array)
+    replay = cuda.capture(partial(lambda _: None, array))
+    del array
+    assert kept() is not None
+    del replay
+    assert kept() is None
 
 
 def test_a_call_that_waits_is_not_captured_and_leaves_the_stream(cuda: Cuda) -> None:
