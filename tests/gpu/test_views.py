@@ -227,7 +227,8 @@ def test_any_schedule_gives_the_same_bits(name):
                 assert [m.tobytes() for m in call(_gpu)] == expected[key], key
 
 
-@pytest.mark.parametrize("count", [2, 16, 17, 300])
+# Sorted by a thread, by a warp, by the block in shared memory, and in the other.
+@pytest.mark.parametrize("count", [2, 16, 17, 300, 700, 5000])
 def test_many_samples_of_one_cell(count, monkeypatch):
     """Each adds to the same pixels: in the order of the samples, whoever was counted first."""
     g = geometry(1, batch=1, offset_groups=1, out_size=(1, count), absolute=True)
