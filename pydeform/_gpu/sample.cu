@@ -87,7 +87,8 @@ template <class I> __device__ __forceinline__ Which<I> which_sample(const dots_a
 // registers: *,*,*,*,*,int64_t = 128
 // registers: *,*,3 = 128
 // registers: *,*,*,*,true = 128
-// registers: double,double,3,*,true = 255
+// registers: *,*,3,*,true = 200
+// registers: double,double,3,*,true = 216
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void dots(const dots_args& a) {
     constexpr int N = corner_count<R, WIDE>(), TOGETHER = together<N>();
@@ -121,9 +122,6 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
 #pragma unroll
             for (int b = 0; b < N; ++b) sum[b] = 0;
             if (first + e < total && at.samples[e].alive) {
-                Pack<I, D::EACH> pixels[N / D::EACH];
-#pragma unroll
-                for (int b = 0; b < N / D::EACH; ++b) pixels[b] = at.pixels[e][b];
                 for (I vector = lane; vector < vectors; vector += lanes) {
                     const I channel = at.channel[e] + vector * V;
                     const T* x = static_cast<const T*>(a.images) + at.image[e] + channel;
@@ -131,11 +129,13 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
                     load_numbers<A, V>(a.columns.data, at.column[e] + channel_at(a.columns, channel), a.columns.kind, column);
 #pragma unroll
                     for (int b = 0; b < N; b += TOGETHER) {
+                        // Without this the compiler starts all reads at once, and registers run out.
+                        if (N > 8) asm volatile("" ::: "memory");
                         Words<T, V> corners[TOGETHER];
 #pragma unroll
                         for (int i = 0; i < TOGETHER; ++i) {
                             corners[i].clear();
-                            const I pixel = pixels[(b + i) / D::EACH].v[(b + i) % D::EACH];
+                            const I pixel = at.pixels[e][(b + i) / D::EACH].v[(b + i) % D::EACH];
                             if (pixel >= 0) corners[i].load(x + wide_product(pixel, I(g.channels)));
                         }
 #pragma unroll
@@ -152,7 +152,7 @@ template <class T, class A, int R, int V, bool WIDE, class I> __device__ void do
         for (int e = threadIdx.x; e < D::COUNT; e += blockDim.x) {
             if (first + e >= total) continue;
             const Which<I> which = which_sample<I>(a, first + e);
-            const Sample<A, I, R> sample = at.samples[e];
+            const Sample<A, I, R>& sample = at.samples[e];
             for (int t = 0; t < int(a.count); ++t) {
                 A dot = 0;
 #pragma unroll
