@@ -4,6 +4,7 @@ A source `X.cu` includes headers of this folder and declares each kernel in comm
 
     // kernel: columns args=columns_args threads=256 registers=96
     // instances: T,A = float,float | double,double | half_t,float; R = 1 | 2 | 3; V = 1 | 16B
+    // threads: double,*,3 = 128
     // registers: double = 128
     // sass: *,*,*,16B = LDG.E.128
     template <class T, class A, int R, int V>
@@ -13,8 +14,9 @@ A source `X.cu` includes headers of this folder and declares each kernel in comm
 many blocks are to fit into a multiprocessor, and tests hold it to the number, and to no spills. The
 instances of a line are all combinations of its axes, in the order of the template's parameters;
 lines add up; a kernel without a line is no template. `16B` is the number of T in 16 bytes.
-`registers` gives a ceiling of their own to instances that begin so (`*`: whatever stands there;
-the last line that fits counts), `sass` names instructions that tests find in their machine code.
+`threads` and `registers` give bounds of their own to instances that begin so (`*`: whatever stands
+there; the last line that fits counts), `sass` names instructions that tests find in their machine
+code.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from itertools import product
 from pathlib import Path
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"[ \t]*$', re.MULTILINE)
-_DECLARATION = re.compile(r"^// (kernel|instances|registers|sass):[ \t]*(.*)$")
+_DECLARATION = re.compile(r"^// (kernel|instances|threads|registers|sass):[ \t]*(.*)$")
 _BYTES = {"float": 4, "double": 8, "half_t": 2, "bf16_t": 2}
 
 NO_CEILING = 256  # a thread has 255 registers at most
@@ -43,7 +45,7 @@ class Kernel:
 
     name: str
     args: str
-    threads: int
+    threads: list[tuple[Instance, int]]
     registers: list[tuple[Instance, int]]
     sass: list[tuple[Instance, tuple[str, ...]]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
@@ -58,16 +60,24 @@ class Kernel:
 
     def ceiling(self, instance: Instance) -> int:
         """Registers that a thread of the instance may have at most."""
-        return [number for start, number in self.registers if _begins(instance, start)][-1]
+        return _last(self.registers, instance)
+
+    def block(self, instance: Instance) -> int:
+        """Threads that a block of the instance has at most."""
+        return _last(self.threads, instance)
 
     def blocks(self, instance: Instance) -> int:
         """Blocks that are to fit into a multiprocessor, so that the ceiling is kept."""
         at_a_time = min(_REGISTERS // self.ceiling(instance), _THREADS)
-        return max(1, at_a_time // self.threads)
+        return max(1, at_a_time // self.block(instance))
 
     def instructions(self, instance: Instance) -> set[str]:
         """Instructions that the instance claims to have."""
         return {name for start, names in self.sass if _begins(instance, start) for name in names}
+
+
+def _last(numbers: list[tuple[Instance, int]], instance: Instance) -> int:
+    return [number for start, number in numbers if _begins(instance, start)][-1]
 
 
 def _begins(instance: Instance, start: Instance) -> bool:
@@ -144,7 +154,7 @@ def _kernel(line: str) -> Kernel:
     if len(numbers) != 2 or not args or not all(n.isdecimal() for n in numbers.values()):
         raise ValueError(f"kernel: expected NAME args= threads= [registers=], got {line!r}")
     threads, registers = int(numbers["threads"]), int(numbers["registers"])
-    return Kernel(name, args, threads, [((), registers)])
+    return Kernel(name, args, [((), threads)], [((), registers)])
 
 
 @cache
@@ -165,8 +175,9 @@ def kernels(source: str) -> dict[str, Kernel]:
         start, _, value = text.partition("=")
         if kind == "instances":
             latest.instances += _combinations(text)
-        elif kind == "registers":
-            latest.registers.append((_fields(start), int(value)))
+        elif kind in {"threads", "registers"}:
+            numbers = latest.threads if kind == "threads" else latest.registers
+            numbers.append((_fields(start), int(value)))
         else:
             latest.sass.append((_fields(start), tuple(value.split())))
     for kernel in found.values():
@@ -195,8 +206,9 @@ def sources() -> list[str]:
 
 def device_stub(kernel: Kernel, instance: Instance) -> str:
     """Source of the function that the GPU starts."""
+    bounds = f"PYD_BOUNDS({kernel.block(instance)}, {kernel.blocks(instance)})"
     return (
-        f'extern "C" __global__ void PYD_BOUNDS({kernel.threads}, {kernel.blocks(instance)}) '
+        f'extern "C" __global__ void {bounds} '
         f"{kernel.symbol(instance)}(PYD_ARGUMENTS {kernel.args} a) "
         f"{{ {kernel.call(instance)}(a); }}\n"
     )

@@ -56,8 +56,10 @@ def launch(
     threads = 1
     for extent in block:
         threads *= extent
-    if not 1 <= threads <= declared.threads:
-        raise ValueError(f"block: {kernel} takes up to {declared.threads} threads, got {block}")
+    if not 1 <= threads <= declared.block(instance):
+        raise ValueError(
+            f"block: {kernel} takes up to {declared.block(instance)} threads, got {block}"
+        )
     if xp is np:
         _host.launch(source, declared, instance, grid, block, _packed(args, _host_pointer), shared)
     else:

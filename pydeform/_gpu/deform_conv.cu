@@ -96,6 +96,12 @@ template <class T> __device__ __forceinline__ void multiply(float (&d)[4], const
     else mma_1688_tf32(d, a.v, b);
 }
 
+#if defined(__CUDA_ARCH__)
+#define PYD_ARCH __CUDA_ARCH__
+#else
+#define PYD_ARCH 900
+#endif
+
 // What a block holds in shared memory, and its part in the work.
 template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
     enum {
@@ -103,7 +109,8 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
         ACROSS = OUTPUTS / 32, WARPS = ROWS / 64 * ACROSS, THREADS = 32 * WARPS,
         VECTOR = 16 / sizeof(T), CHANNELS = 4 * VECTOR,
         PLANS = ROWS * (R == 1 ? 16 : R == 2 ? 9 : 7),
-        FETCHED = N < 4 ? N : 4,            // corners of a row that are on their way at a time
+        // Corners of a row that are on their way at a time (more of floats would spill where blocks are small).
+        FETCHED = N < 4 || (R == 2 && sizeof(T) == 4 && OUTPUTS == 128) ? 2 : 4,
         EACH = N / FETCHED,                 // how often that is
         PARTS = ROWS / 8 / WARPS * EACH,    // and of all 8 rows that a warp samples in a step
         UNITS = 8 / PARTS,                  // products between two of them
@@ -111,6 +118,15 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
         LINE = 64 / sizeof(T),              // outputs of a warp that are written at a time
         STAGED = 64 * (LINE + VECTOR),      // elements that this takes, with gaps against bank conflicts
     };
+
+    // Where registers are few, the next two are as they fit, without spills.
+    static constexpr bool MANY = ROWS == 64, OF_120 = PYD_ARCH >= 1200;  // 64 rows: the only block of a multiprocessor
+    // Of the four warps that share a scheduler two multiply while two blend: for that the loop is there
+    // twice, which takes registers. Blocks of 128 outputs are two to a multiprocessor, so do without.
+    static constexpr bool ALTERNATE =
+        MANY || (OUTPUTS == 256 && !OF_120 && (R == 1 || (R == 2 && sizeof(T) == 2 && PYD_ARCH >= 900)));
+    // Weights of corners are read again when those have come, not kept.
+    static constexpr bool AGAIN = !MANY && ((R > 1 && OF_120) || (R == 3 && OUTPUTS == 128));
 
     // Where a row's samples of a tap lie: the pixel of corner 0, of all images, and the mask.
     struct alignas(8) Place {
@@ -180,12 +196,14 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
     // What has come of part P; to a stage, once it is all of a row.
     template <int P> __device__ __forceinline__ void blend(int stage, int e, const Taken& taken, float (&value)[VECTOR]) const {
         constexpr int FIRST = P % EACH * FETCHED;
+        Pack<float, FETCHED> weight = taken.weight;
+        if constexpr (AGAIN) weight = Pack<float, FETCHED>::load(at.weights[as_unknown(e) + P / EACH * 8].v + FIRST);
 #pragma unroll
         for (int v = 0; v < VECTOR; ++v) value[v] = FIRST ? value[v] : 0.0f;
 #pragma unroll
         for (int b = 0; b < FETCHED; ++b)
 #pragma unroll
-            for (int v = 0; v < 4; ++v) add_channels<T>(taken.corners[b].v[v], taken.weight.v[b], value + v * (VECTOR / 4));
+            for (int v = 0; v < 4; ++v) add_channels<T>(taken.corners[b].v[v], weight.v[b], value + v * (VECTOR / 4));
         if (FIRST + FETCHED < N) return;
         const float scale = at.places[e + P / EACH * 8].scale;
 #pragma unroll
@@ -263,8 +281,7 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
     template <int PRODUCTS> __device__ __forceinline__ void step(Course& c, Taken& taken, float (&sum)[8][2][4]) const {
         Quad left[4];
         float value[VECTOR];
-        // Of the four warps that share a scheduler two multiply while two blend.
-        if (PRODUCTS == AFTER && warp / 4 % 2) parts<0, BEFORE>(c, taken, value, left, sum);
+        if (ALTERNATE && PRODUCTS == AFTER && warp / 4 % 2) parts<0, BEFORE>(c, taken, value, left, sum);
         else parts<0, PRODUCTS>(c, taken, value, left, sum);
         copies_done<1>();
         __syncthreads();
@@ -333,6 +350,9 @@ template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
 // kernel: fused args=fused_args threads=512 registers=128
 // instances: T = half_t | bf16_t | float; R = 1 | 2; ROWS,OUTPUTS = 128,256 | 64,256 | 128,128
 // instances: T = half_t | bf16_t; R = 3; ROWS,OUTPUTS = 128,256 | 64,256 | 128,128
+// threads: *,*,64 = 256
+// threads: *,*,128,128 = 256
+// registers: *,*,64 = 200
 // sass: = HMMA LDG.E.128
 template <class T, int R, int ROWS, int OUTPUTS> __device__ void fused(const fused_args& a) {
     using F = Fused<T, R, ROWS, OUTPUTS>;

@@ -177,6 +177,24 @@ def test_declarations():
     assert found["reverse"].ceiling(("float", "float", "int")) == 32
 
 
+def test_bounds_of_instances(tmp_path):
+    text = (
+        "// kernel: made args=made_args threads=512 registers=128\n"
+        "// instances: T,A = float,float | double,double; V = 1 | 2\n"
+        "// threads: *,*,2 = 256\n// registers: *,*,2 = 64\n// registers: double,*,2 = 200\n"
+        "template <class T, class A, int V> __device__ void made(const made_args&) {}"
+    )
+    path = source(tmp_path, text)
+    kernel = _declared.kernels(path)["made"]
+    bounds = {("double", "1"): "512, 1", ("float", "2"): "256, 4", ("double", "2"): "256, 1"}
+    for (number, wide), expected in bounds.items():
+        instance = (number, number, wide)
+        assert f"PYD_BOUNDS({expected}) " in _declared.device_stub(kernel, instance)
+    launch(path, "made", ("float", "float", "1"), (1,), (512,), [np.zeros(1, np.int32)])
+    with pytest.raises(ValueError, match=r"block: made takes up to 256 threads, got \(512,\)"):
+        launch(path, "made", ("float", "float", "2"), (1,), (512,), [np.zeros(1, np.int32)])
+
+
 def source(tmp_path, text):
     path = tmp_path / "made.cu"
     path.write_text('#include "_types.cuh"\nstruct made_args { int* y; };\n' + text)
