@@ -255,7 +255,7 @@ cdef void enter_tile(const Job* job, Worker* w, int64_t first, int64_t count) no
 cdef struct Images:
     int64_t pixel  # elements between pixels
     int64_t image  # elements between images
-    int64_t first, count  # those that are here
+    int64_t first  # of those that are here
     int direct  # they are the caller's own memory
     char* data
 
@@ -277,30 +277,41 @@ cdef int64_t open_images(const Job* job, const Array* source, Images* images,
 
 
 cdef enum:
-    PIXELS_AT_ONCE = 1024
+    PIXELS_AT_ONCE = 512
 
 
-cdef void copy_pixels(const Job* job, const Array* source, const Images* images,
-                      int64_t task) noexcept nogil:
+cdef inline int64_t strip_of(const Job* job) noexcept nogil:
+    """Pixels of one task: even shares of an image, in whole lines of a cache."""
+    cdef int64_t strips = most(1, (job.pixels + PIXELS_AT_ONCE - 1) // PIXELS_AT_ONCE)
+    return most(64, up((job.pixels + strips - 1) // strips, 64))
+
+
+cdef int64_t open_strips(const Job* job, Images* images, int64_t first,
+                         int64_t count) noexcept nogil:
+    """These images come next; returns how many tasks for copy_strip that is."""
+    cdef int64_t strip = strip_of(job)
+    if images.direct:
+        return 0
+    images.first = first
+    return count * ((job.pixels + strip - 1) // strip)
+
+
+cdef void copy_strip(const Job* job, const Array* source, const Images* images,
+                     int64_t task) noexcept nogil:
     """Bring one strip of one image's pixels to channels-last reals."""
-    cdef int64_t strips = (job.pixels + PIXELS_AT_ONCE - 1) // PIXELS_AT_ONCE
-    cdef int64_t image = task // strips, pixel = task % strips * PIXELS_AT_ONCE
+    cdef int64_t strip = strip_of(job), strips = (job.pixels + strip - 1) // strip
+    cdef int64_t image = task // strips, pixel = task % strips * strip
     cdef pyd_matrix m = across(source, images.first + image, 0, pixel)
-    job.k.load(&m, least(PIXELS_AT_ONCE, job.pixels - pixel), job.channels,
+    job.k.load(&m, least(strip, job.pixels - pixel), job.channels,
                at(images.data, image * images.image + pixel * images.pixel, job.itemsize),
                images.pixel)
 
 
 cdef void bring_images(const Job* job, const Array* source, Images* images, int64_t first,
                        int64_t count, int threads):
-    cdef int64_t task, tasks
-    if images.direct:
-        return
-    images.first = first
-    images.count = count
-    tasks = count * ((job.pixels + PIXELS_AT_ONCE - 1) // PIXELS_AT_ONCE)
+    cdef int64_t task, tasks = open_strips(job, images, first, count)
     for task in prange(tasks, nogil=True, num_threads=threads, schedule="static"):
-        copy_pixels(job, source, images, task)
+        copy_strip(job, source, images, task)
 
 
 cdef inline const void* image_at(const Job* job, const Images* images,

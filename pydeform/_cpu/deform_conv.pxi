@@ -9,14 +9,15 @@ cdef struct Weights:  # packed: [set][tap][group][panel][input channel][panel wi
     int64_t tap  # elements of one tap
     int64_t one  # elements of one set; 0 when all samples share it
     int64_t taps  # that one product takes at once: they follow each other within a panel
+    int64_t tasks  # to pack all of them
+    Array source
 
 
 cdef enum:
     PACKED_ROWS = 64  # of one panel in passing, on the stack
 
 
-cdef void pack_panel(const Job* job, const Weights* w, const Array* weight,
-                     int64_t task) noexcept nogil:
+cdef void pack_panel(const Job* job, const Weights* w, int64_t task) noexcept nogil:
     """One panel of one group of one sample. Its outputs turn into columns a square at a time."""
     cdef int64_t panel = task % w.panels, rest = task // w.panels
     cdef int64_t group = rest % job.groups, one = rest // job.groups, width = job.k.panel
@@ -24,6 +25,7 @@ cdef void pack_panel(const Job* job, const Weights* w, const Array* weight,
     cdef int64_t used = least(width, job.out_group - panel * width)
     cdef int64_t row = 0, rows = job.in_group * job.taps, r, tap, unit, taps, to
     cdef double[PACKED_ROWS * 64] turned  # [row: (channel, tap)][panel width]
+    cdef const Array* weight = &w.source
     cdef pyd_matrix m
     m.storage = weight.storage
     m.row = 1
@@ -42,10 +44,10 @@ cdef void pack_panel(const Job* job, const Weights* w, const Array* weight,
         row += PACKED_ROWS
 
 
-cdef void pack_each(const Job* job, const Weights* w, const Array* weight,
-                    int64_t one) noexcept nogil:
+cdef void pack_each(const Job* job, const Weights* w, int64_t one) noexcept nogil:
     """Groups of one channel: [tap][output of the group][channel]."""
     cdef int64_t j
+    cdef const Array* weight = &w.source
     cdef pyd_matrix m
     m.storage = weight.storage
     m.row = 1
@@ -56,27 +58,38 @@ cdef void pack_each(const Job* job, const Weights* w, const Array* weight,
                    at(w.data, one * w.one + j * up(job.channels, job.k.lanes), job.itemsize), w.tap)
 
 
-cdef Weights pack_weights(const Job* job, array, int64_t taps, int threads, Memory memory) except *:
-    """Weights in the order in which the product reads them; `taps` of them at once."""
+cdef void pack_part(const Job* job, const Weights* w, int64_t task) noexcept nogil:
+    if job.in_group == 1:
+        pack_each(job, w, task)
+    else:
+        pack_panel(job, w, task)
+
+
+cdef Weights open_weights(const Job* job, array, int64_t taps, Memory memory) except *:
+    """Room for weights in the order in which the product reads them; `taps` of them at once."""
     cdef Weights w
-    cdef Array weight = take(array, job.out_channels * job.in_group, job.taps, False)
     cdef bint per_sample = array.ndim == job.rank + 3
-    cdef int64_t sets = job.batch if per_sample else 1, task
+    cdef int64_t sets = job.batch if per_sample else 1
+    w.source = take(array, job.out_channels * job.in_group, job.taps, False)
     w.taps = taps
     w.panels = up(job.out_group, job.k.panel) // job.k.panel
     w.tap = job.groups * w.panels * job.in_group * job.k.panel
+    w.tasks = sets * job.groups * w.panels
     if job.in_group == 1:
         w.tap = job.out_group * up(job.channels, job.k.lanes)
+        w.tasks = sets
     w.one = job.taps * w.tap if per_sample else 0
     w.data = memory.take((sets * job.taps * w.tap + 64) * job.itemsize,
                          job.out_group % job.k.panel != 0)  # only a part panel has padding
-    if job.in_group == 1:
-        for task in prange(sets, nogil=True, num_threads=threads, schedule="static"):
-            pack_each(job, &w, &weight, task)
-        return w
-    for task in prange(sets * job.groups * w.panels, nogil=True, num_threads=threads,
-                       schedule="static"):
-        pack_panel(job, &w, &weight, task)
+    return w
+
+
+cdef Weights pack_weights(const Job* job, array, int threads, Memory memory) except *:
+    """Weights of single taps."""
+    cdef Weights w = open_weights(job, array, 1, memory)
+    cdef int64_t task
+    for task in prange(w.tasks, nogil=True, num_threads=threads, schedule="static"):
+        pack_part(job, &w, task)
     return w
 
 
@@ -170,9 +183,11 @@ cdef void forward_tile(const Job* job, const Images* images, const Weights* w, c
 
 
 cdef int64_t taps_at_once(const Job* job) noexcept:
-    """Products want some depth; taps can only share one when their channels are in one group."""
-    cdef int64_t wanted = 256 // job.channels
-    return most(1, least(wanted, job.taps)) if job.groups == 1 else 1
+    """Products want some depth, in even shares; taps can only share one when their channels are in
+    one group."""
+    cdef int64_t wanted = most(1, 256 // job.channels)
+    cdef int64_t products = (job.taps + wanted - 1) // wanted
+    return (job.taps + products - 1) // products if job.groups == 1 else 1
 
 
 def deform_conv(geometry, input, offset, weight, bias, mask, out):
@@ -181,7 +196,7 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     cdef Memory memory = Memory()
     cdef Images images
     cdef Weights w
-    cdef int64_t room, start, held, tiles, task
+    cdef int64_t room, start, held, tiles, task, packs, strips
     cdef int threads
     if job.batch == 0:
         return
@@ -193,14 +208,20 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     set_tile(&job, taps_at_once(&job) * job.channels + out_row(&job))
     tiles = job.tiles
     threads = threads_for(job.multiplications, tiles * job.batch)
-    w = pack_weights(&job, weight, taps_at_once(&job), threads, memory)
+    w = open_weights(&job, weight, taps_at_once(&job), memory)
     cdef const void* b = load_bias(&job, bias, memory)
     cdef Worker* workers = hire(&job, threads, w.taps * job.channels, out_row(&job), 0, memory)
     room = open_images(&job, &job.input, &images, memory)
     start = 0
     while start < job.batch:
         held = least(room, job.batch - start)
-        bring_images(&job, &job.input, &images, start, held, threads)
+        packs = w.tasks if start == 0 else 0  # often few: threads without one copy meanwhile
+        strips = open_strips(&job, &images, start, held)
+        for task in prange(packs + strips, nogil=True, num_threads=threads, schedule="dynamic"):
+            if task < packs:
+                pack_part(&job, &w, task)
+            else:
+                copy_strip(&job, &job.input, &images, task - packs)
         for task in prange(held * tiles, nogil=True, num_threads=threads, schedule="dynamic"):
             forward_tile(&job, &images, &w, b, &workers[threadid()], start + task // tiles,
                          task % tiles * job.tile)
@@ -337,10 +358,10 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     set_tile(&job, 2 * job.channels + out_row(&job))
     tiles = job.tiles
     threads = threads_for(2 * job.multiplications, tiles * job.batch)
-    w = pack_weights(&job, weight, 1, threads, memory)
+    w = pack_weights(&job, weight, threads, memory)
     memset(&packed_omega, 0, sizeof(packed_omega))
     if omega is not None:
-        packed_omega = pack_weights(&job, omega, 1, threads, memory)
+        packed_omega = pack_weights(&job, omega, threads, memory)
     cdef const void* b = load_bias(&job, beta, memory)
     given.offset = take_samples(&job, v, job.rank)
     given.mask = take_samples(&job, mu, 1)
