@@ -245,7 +245,7 @@ static void FN(contract)(const pyd_field *field, const pyd_plan *plan, int axes,
     }
 }
 
-/* The sums of all weights and of each axis' slopes at once, those times scale (NULL: 1). */
+/* The sums of all weights and of each axis' slopes at once, those times scale. */
 INLINE void FN(contract_body)(const int rank, const int length, const pyd_plan *plan,
                               const real *dots, const real *scale, int64_t count, real *sum,
                               real *sums, int64_t row) {
@@ -264,7 +264,7 @@ INLINE void FN(contract_body)(const int rank, const int length, const pyd_plan *
         }
         if (sum) FN(store)(sum + t, total[rank]);
         if (sums) UNROLL for (int a = 0; a < rank; a++)
-            FN(store)(sums + a * row + t, scale ? total[a] * FN(load)(scale + t) : total[a]);
+            FN(store)(sums + a * row + t, total[a] * FN(load)(scale + t));
     }
 }
 

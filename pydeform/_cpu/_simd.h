@@ -61,7 +61,7 @@ typedef struct {
                      const void *scale, int64_t count, int accumulate, void *out);
 
     /* sum[t] = sum_b weight_b[t] * dots[b][t], and sums[a][t], `row` apart, the same with the slopes
-     * of axis a, times scale[t] (NULL: 1); either may be NULL. */
+     * of axis a, times scale[t]; either may be NULL. */
     void (*contract_all)(const pyd_field *, const pyd_plan *, const void *dots, const void *scale,
                          int64_t count, void *sum, void *sums, int64_t row);
 

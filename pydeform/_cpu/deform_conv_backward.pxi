@@ -9,7 +9,7 @@ cdef struct Desk:
     char* dots  # [corners][stride]: of a with the input's corners
     char* b_dots
     char* u_dots
-    char* sums  # [rank + 1][stride]
+    char* sums  # [stride]
     char* total  # [stride]
     char* x  # [pixels][pixel]: this block's channels of the image
     char* u
@@ -23,8 +23,7 @@ cdef int64_t lay_out(const Back* back, char* start, Desk* desk) noexcept nogil:
     cdef int64_t image = 0 if back.direct else job.pixels * back.pixel + 64
     cdef int64_t* sizes = [
         job.stride * back.rows, job.stride * back.row, job.stride * back.row, corners, corners,
-        corners, (job.rank + 1) * job.stride, job.stride, image,
-        image if back.u.data != NULL else 0, image]
+        corners, job.stride, job.stride, image, image if back.u.data != NULL else 0, image]
     cdef char* places[11]
     cdef int i
     for i in range(11):
@@ -52,19 +51,14 @@ cdef void leave_offset_and_mask(const Back* back, const Share* share, const void
                                 int64_t first, int64_t count) noexcept nogil:
     """mbar = A s and pbar_d = m A D_d from the dots."""
     cdef const Job* job = &back.job
-    cdef char* mask_sums = at(desk.sums, job.rank * job.stride, job.itemsize)
-    cdef bint points = back.offset.data != NULL
     cdef int a
-    if not points and back.mask.data == NULL:
-        return
-    job.k.contract_all(&job.field, &w.plan, desk.dots, mask, count,
-                       NULL if back.mask.data == NULL else mask_sums,
-                       desk.sums if points else NULL, job.stride)
     if back.mask.data != NULL:
-        leave(back, share, &back.mask, 0, 1, chunk, image, tap, first, count, mask_sums)
-    for a in range(job.rank if points else 0):
-        leave(back, share, &back.offset, a, 2, chunk, image, tap, first, count,
-              at(desk.sums, a * job.stride, job.itemsize))
+        job.k.contract(&job.field, &w.plan, 0, desk.dots, NULL, count, 0, desk.sums)
+        leave(back, share, &back.mask, 0, 1, chunk, image, tap, first, count, desk.sums)
+    if back.offset.data != NULL:
+        for a in range(job.rank):
+            job.k.contract(&job.field, &w.plan, 1 << a, desk.dots, mask, count, 0, desk.sums)
+            leave(back, share, &back.offset, a, 2, chunk, image, tap, first, count, desk.sums)
 
 
 cdef void first_order(const Back* back, const Share* share, Worker* w, Desk* desk,

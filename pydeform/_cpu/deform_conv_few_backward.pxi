@@ -21,7 +21,7 @@ cdef struct FewDesk:
     char* turned  # [tile][Co]
     char* a  # [C * K][stride]: y carried back by the weight, if there is one
     char* dots  # [corners][stride]
-    char* sums  # [rank + 1][stride]
+    char* sums  # [stride]
 
 
 cdef int64_t lay_few(const Job* job, char* start, FewDesk* desk) noexcept nogil:
@@ -29,7 +29,7 @@ cdef int64_t lay_few(const Job* job, char* start, FewDesk* desk) noexcept nogil:
     cdef int64_t* sizes = [
         job.out_channels * job.stride, job.out_channels * job.stride,
         0 if job.unit else job.channels * job.taps * job.stride, job.field.corners * job.stride,
-        (job.rank + 1) * job.stride]
+        job.stride]
     cdef char* places[5]
     cdef int i
     for i in range(5):
@@ -44,17 +44,14 @@ cdef void few_points(const FewBack* back, Worker* w, FewDesk* desk, const void* 
                      int64_t group, int64_t tap, int64_t first, int64_t count) noexcept nogil:
     """mbar = A s and pbar_d = m A D_d of one tap of one offset group."""
     cdef const Job* job = &back.job
-    cdef char* mask_sums = at(desk.sums, job.rank * job.stride, job.itemsize)
-    cdef bint points = back.offset.data != NULL
     cdef int d
-    job.k.contract_all(&job.field, &w.plan, desk.dots, mask, count,
-                       NULL if back.mask.data == NULL else mask_sums,
-                       desk.sums if points else NULL, job.stride)
     if back.mask.data != NULL:
-        store_row(job, &back.mask, 0, image, group, tap, first, count, mask_sums)
-    for d in range(job.rank if points else 0):
-        store_row(job, &back.offset, d, image, group, tap, first, count,
-                  at(desk.sums, d * job.stride, job.itemsize))
+        job.k.contract(&job.field, &w.plan, 0, desk.dots, NULL, count, 0, desk.sums)
+        store_row(job, &back.mask, 0, image, group, tap, first, count, desk.sums)
+    if back.offset.data != NULL:
+        for d in range(job.rank):
+            job.k.contract(&job.field, &w.plan, 1 << d, desk.dots, mask, count, 0, desk.sums)
+            store_row(job, &back.offset, d, image, group, tap, first, count, desk.sums)
 
 
 cdef void few_tap(const FewBack* back, Worker* w, FewDesk* desk, const char* x, char* grad,
