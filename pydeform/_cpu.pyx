@@ -42,6 +42,11 @@ cdef extern from "_cpu/_simd.h" nogil:
         int storage
         int64_t row, column
 
+    ctypedef struct pyd_planes:
+        char* data
+        int storage
+        int64_t channel, first, count
+
     ctypedef struct pyd_kernels:
         int lanes, panel
         void (*plan)(const pyd_field*, const int64_t*, const int64_t*, const void*, int64_t, int,
@@ -68,10 +73,11 @@ cdef extern from "_cpu/_simd.h" nogil:
         void (*weigh_back)(int, int64_t, int64_t, const pyd_plan*, const void*, const void*,
                            int64_t, const void*, int64_t, int64_t, const void*, void*,
                            void*) noexcept nogil
-        void (*gather_blend)(int, const pyd_plan*, const void*, const void*, int64_t, int64_t,
-                             int64_t, void*, int64_t) noexcept nogil
-        void (*gather_sweep)(int, const pyd_plan*, const void*, const void*, int64_t, const void*,
-                             int64_t, int64_t, int64_t, void*, void*, void*) noexcept nogil
+        void (*gather_blend)(int, const pyd_plan*, const void*, const pyd_planes*, int64_t,
+                             int64_t, int, void*, int64_t) noexcept nogil
+        void (*gather_sweep)(int, const pyd_plan*, const void*, const void*, int64_t,
+                             const pyd_planes*, int64_t, int64_t, int, void*,
+                             const pyd_planes*, void*) noexcept nogil
         void (*product)(int64_t, int64_t, int64_t, const void*, int64_t, int64_t, const void*,
                         int64_t, int64_t, void*, int64_t, int) noexcept nogil
         void (*multiply_each)(int64_t, int64_t, const void*, int64_t, const void*, void*, int64_t,
@@ -92,13 +98,14 @@ include "_cpu/_threads.pxi"
 include "_cpu/_memory.pxi"
 include "_cpu/_job.pxi"
 include "_cpu/_samples.pxi"
-include "_cpu/deform_conv_few.pxi"
 include "_cpu/deform_conv.pxi"
+include "_cpu/deform_conv_few.pxi"
 include "_cpu/_bands.pxi"
 include "_cpu/_fan.pxi"
 include "_cpu/local_conv.pxi"
 include "_cpu/_blocks.pxi"
-include "_cpu/deform_conv_few_backward.pxi"
+include "_cpu/_desk.pxi"
 include "_cpu/deform_conv_backward.pxi"
+include "_cpu/deform_conv_few_backward.pxi"
 include "_cpu/local_conv_backward.pxi"
 include "_cpu/sample.pxi"

@@ -20,21 +20,25 @@ def _backend(name: str) -> Any:
 def set_workspace_limit(size: SupportsIndex, backend: str = "cpu") -> None:
     """Set how many bytes a backend may take beside arguments and results, for the whole process.
 
-    On the CPU these are copies of images. The fastest way to read an image is with its channels
-    side by side, and where they are not, the compiled backend copies: for the output as many images
-    at a time as stay within the limit, for gradients a block of channels of an image, and of its
-    gradient, per thread. An image too large for that is read where it lies, which takes up to three
-    times as long. Results of both ways agree within their bounds, but not in every bit: they belong
-    to the limit.
+    On the CPU these are copies of images, and what adds up over blocks of channels. The fastest way
+    to read an image is in float32 or float64 with its channels side by side, and where it does not
+    lie so, the compiled backend copies: for the output as many images at a time as stay within the
+    limit, for gradients a block of channels of an image, and of its gradient, per thread. An image
+    too large for that is read where it lies, in 16 bits too, which takes up to three times as long;
+    so is one of few channels, always. A large gradient of an image in 16 bits is computed in strips
+    of pixels, a strip in float32 per thread. Where offsets are so large that every position
+    reaches every strip, each strip takes all positions again. Results of different limits agree
+    within their bounds, but not in every bit: they belong to the limit.
 
     Whatever the limit, up to 64 MiB of freed results and workspace stay with the process, the
     newest, since fresh memory is slow.
 
-    At import it is PYDEFORM_WORKSPACE_MIB times 2**20 bytes, or 64 MiB. Beside the copies a thread
-    needs some megabytes for a tile of positions, and packed weights take as much as the weights.
-    Not bounded are 16-bit images, which have to turn into float32, tangents, double backward, and
-    gradients where every sample has its own weight: they hold a copy of an image, or of a block of
-    its channels per thread, whatever its size.
+    At import it is PYDEFORM_WORKSPACE_MIB times 2**20 bytes, or 64 MiB. Beside that a thread needs
+    some megabytes for a tile of positions; packed weights, and gradients of weights before they are
+    added up, take up to some times as much as the weights. Not bounded are arrays that are not
+    C-contiguous, of which the call makes copies, and what is composed of array expressions: pooling
+    of regions, and `sample` and `splat` beside their outputs. docs/explanation/cpu-engine.md has
+    the table.
 
     On a GPU the limit is that of columns: the samples of as many positions as are multiplied by
     the weight at a time. At import it is PYDEFORM_GPU_WORKSPACE_MIB times 2**20 bytes, or 256 MiB.
@@ -44,7 +48,7 @@ def set_workspace_limit(size: SupportsIndex, backend: str = "cpu") -> None:
     Parameters
     ----------
     size : int
-        Bytes; 0 lets no image in 32 or 64 bit be copied, and a GPU take 16 positions at a time.
+        Bytes; 0 lets no image be copied, and a GPU take 16 positions at a time.
     backend : {"cpu", "cuda"}
         Whose limit it is.
 

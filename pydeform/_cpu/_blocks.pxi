@@ -39,8 +39,10 @@ cdef struct Back:
     char* grad_weight  # [chunk][block]: [tap][group][o][row]
     int64_t block_weights  # reals of one block's weights, and of its gradient
     int64_t grad_weights
-    char* partial  # [chunk][slot][tap][rank + 1][positions]
+    char* partial  # [chunk][slot][tap][rank + 1][window]
+    int64_t start, window  # the positions whose partial sums are here
     int64_t rows, pixel, tangents, most_groups
+    int64_t copies  # of a block: the image, its gradient, and the gradient's cotangent
     bint direct  # images are read and gradients written in the caller's own memory
     Array grad_weight_out
     bint second_order  # then these are the cotangents of the gradients:
@@ -58,12 +60,13 @@ cdef void plan_blocks(Back* back, Memory memory) except *:
         width = band_width(job)
         if job.batch == 1 and job.channels <= width:  # a lone block: leave work for two threads
             width = most(least(width, NARROWEST // job.itemsize), (width + 1) // 2)
-    while width * job.itemsize > NARROWEST and not copies_fit(job, 2 * width):
+    while (width * job.itemsize > NARROWEST and not back.direct
+           and not copies_fit(job, back.copies * width)):
         width = width // 2
     if job.unit and job.in_group <= width:  # samples of several groups lie side by side
         line = LINE // job.itemsize
         together = least(TOGETHER, job.batch * (job.channels // width) // CHUNKS)
-        while together > 1 and 2 * job.pixels * together * width * job.itemsize > job.workspace:
+        while together > 1 and not copies_fit(job, back.copies * together * width):
             together -= 1
         width *= most(1, together)
     most_blocks = job.groups * (job.in_group // width + 1)
@@ -261,7 +264,7 @@ cdef void leave(const Back* back, const Share* share, const Samples* gradient, i
         return
     row = ((chunk * back.slots + share.slot) * job.taps + tap) * (job.rank + 1)
     row += part if parts > 1 else job.rank
-    memcpy(at(back.partial, row * job.positions + first, job.itemsize), values,
+    memcpy(at(back.partial, row * back.window + first - back.start, job.itemsize), values,
            count * job.itemsize)
 
 
@@ -277,7 +280,7 @@ cdef void add_rows(const Back* back, const Share* shares, int64_t count_shares, 
             continue
         for s in range(count_shares):
             row = ((chunk * back.slots + shares[s].slot) * job.taps + tap) * (job.rank + 1) + part
-            source = at(back.partial, row * job.positions + first, job.itemsize)
+            source = at(back.partial, row * back.window + first - back.start, job.itemsize)
             if s == 0:
                 memcpy(w.mask, source, count * job.itemsize)
             else:
@@ -287,9 +290,10 @@ cdef void add_rows(const Back* back, const Share* shares, int64_t count_shares, 
 
 
 cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) noexcept nogil:
-    """All tiles of one (chunk, offset group, tap)."""
+    """All tiles here of one (chunk, offset group, tap)."""
     cdef const Job* job = &back.job
-    cdef int64_t tap = task % job.taps, rest = task // job.taps, first = 0
+    cdef int64_t tap = task % job.taps, rest = task // job.taps, first = back.start
+    cdef int64_t last = least(job.positions, first + back.window)
     cdef int64_t group = rest % job.offset_groups, chunk = rest // job.offset_groups
     cdef int64_t image = chunk * back.length + round_, begin = 0, end
     if image >= least(job.batch, (chunk + 1) * back.length):
@@ -301,9 +305,34 @@ cdef void add_shares(const Back* back, int64_t task, int64_t round_, Worker* w) 
     end = begin
     while end < back.shares and back.share[end].group == group:
         end += 1
-    while first < job.positions:
+    while first < last:
         add_rows(back, &back.share[begin], end - begin, chunk, image, tap, first, w)
         first += job.tile
+
+
+cdef int64_t window_of(const Back* back) noexcept:
+    """Positions, in whole tiles, whose partial sums stay within the workspace."""
+    cdef const Job* job = &back.job
+    cdef int64_t tile = (back.chunks * back.slots * job.taps * (job.rank + 1) * job.itemsize
+                         * job.tile)
+    if tile == 0 or job.tiles * tile <= job.workspace:
+        return job.tiles * job.tile
+    return most(1, job.workspace // tile) * job.tile
+
+
+cdef bint waits_in_half(const Back* back) noexcept:
+    """Whether a gradient in 16 bits would have to wait for the next window, and be rounded."""
+    return (back.window < back.job.positions and back.input.data != NULL
+            and back.input.storage != PYD_NATIVE)
+
+
+cdef void begin_gradient(const Back* back, const Block* block, const pyd_matrix* m,
+                         void* grad) noexcept nogil:
+    """What a copy of this block's gradient starts from: what earlier windows left, in reals."""
+    if back.start > 0:
+        back.job.k.load(m, back.job.pixels, block.channels, grad, back.pixel)
+    else:
+        memset(grad, 0, back.job.pixels * back.pixel * back.job.itemsize)
 
 
 cdef inline char* part_grad_of(const Back* back, int64_t task) noexcept nogil:

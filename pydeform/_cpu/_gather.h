@@ -1,6 +1,6 @@
-/* The same for few channels: every loop runs along positions and gathers its corners, so that the
- * registers are full however few the channels. Images are read and gradients written where they
- * lie, in any layout. Columns are rows of positions. Included by _kernels.h once per real type. */
+/* The same along positions: every loop gathers its corners, so that the registers are full however
+ * few the channels. Images are read and gradients written where they lie, in any layout and storage.
+ * Columns are rows of positions. Included by _kernels.h once per real type. */
 
 #define PAIRS (PYD_MAX_CORNERS / 2)
 
@@ -50,25 +50,42 @@ INLINE void FN(find_pairs)(const int corners, const pyd_plan *plan, const int64_
     pairs->usable = !_mm512_movepi64_mask(any);
 }
 
-INLINE void FN(load_pairs)(const real *x, const FN(pairs) *pairs, const int p, vreal *first,
-                           vreal *second) {
+/* 16 halves of words: the bits of float16 or bfloat16. */
+INLINE __m512 FN(widen)(const int storage, __m512i bits) {
+    if (storage == PYD_BFLOAT16) return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits));
+}
+
+INLINE void FN(load_pairs)(const char *data, const int storage, int64_t element,
+                           const FN(pairs) *pairs, const int p, vreal *first, vreal *second) {
+    const real *x = (const real *)data + element;
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     const int64_t *at = pairs->at[p];
-    __m512 half[2];
-    UNROLL for (int h = 0; h < 2; h++) {
-        __m128 two[4];
-        UNROLL for (int l = 0; l < 4; l++) {
-            two[l] = _mm_loadl_pi(_mm_setzero_ps(), (const __m64 *)(x + at[8 * h + 2 * l]));
-            two[l] = _mm_loadh_pi(two[l], (const __m64 *)(x + at[8 * h + 2 * l + 1]));
+    __m512 half[2], a, b;
+    if (storage != PYD_NATIVE) { /* two of 16 bits are one word */
+        uint32_t both[LANES];
+        UNROLL for (int l = 0; l < LANES; l++)
+            memcpy(both + l, (const uint16_t *)data + element + at[l], sizeof *both);
+        const __m512i words = _mm512_loadu_si512(both);
+        a = FN(widen)(storage, _mm512_and_si512(words, _mm512_set1_epi32(0xffff)));
+        b = FN(widen)(storage, _mm512_srli_epi32(words, 16));
+    } else {
+        UNROLL for (int h = 0; h < 2; h++) {
+            __m128 two[4];
+            UNROLL for (int l = 0; l < 4; l++) {
+                const int64_t *of = at + 8 * h + 2 * l;
+                two[l] = _mm_loadl_pi(_mm_setzero_ps(), (const __m64 *)(x + of[0]));
+                two[l] = _mm_loadh_pi(two[l], (const __m64 *)(x + of[1]));
+            }
+            const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(two[0]), two[1], 1);
+            const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(two[2]), two[3], 1);
+            half[h] = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
         }
-        const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(two[0]), two[1], 1);
-        const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(two[2]), two[3], 1);
-        half[h] = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+        a = _mm512_permutex2var_ps(half[0], even, half[1]);
+        b = _mm512_permutex2var_ps(half[0], odd, half[1]);
     }
-    const __m512 a = _mm512_permutex2var_ps(half[0], even, half[1]);
-    const __m512 b = _mm512_permutex2var_ps(half[0], odd, half[1]);
     *first = (vreal)a;
     *second = (vreal)b;
     if (pairs->whole) return;
@@ -82,26 +99,49 @@ INLINE void FN(find_pairs)(const int corners, const pyd_plan *plan, const int64_
     (void)corners, (void)plan, (void)at;
     pairs->usable = 0;
 }
-INLINE void FN(load_pairs)(const real *x, const FN(pairs) *pairs, const int p, vreal *first,
-                           vreal *second) {
-    (void)x, (void)pairs, (void)p, (void)first, (void)second;
+INLINE void FN(load_pairs)(const char *data, const int storage, int64_t element,
+                           const FN(pairs) *pairs, const int p, vreal *first, vreal *second) {
+    (void)data, (void)storage, (void)element, (void)pairs, (void)p, (void)first, (void)second;
 }
 #endif
 
-/* All corners of a register of positions, from indices that start at `at`, of which `pairs` is
- * what find_pairs found. */
+#if !IS_DOUBLE
+/* Element at[l] of 16 bits for every lane, 0 where at[l] is negative. */
+INLINE vreal FN(gather_half)(const int storage, const uint16_t *from, const int64_t *at) {
+    uint16_t bits[LANES];
+    real part[LANES];
+    for (int l = 0; l < LANES; l++) bits[l] = at[l] < 0 ? 0 : from[at[l]];
+    if (storage == PYD_BFLOAT16)
+        for (int l = 0; l < LANES; l++) part[l] = pyd_from_bfloat16(bits[l]);
+    else
+        for (int l = 0; l < LANES; l++) part[l] = pyd_from_float16(bits[l]);
+    return FN(load)(part);
+}
+#endif
+
+/* All corners of a register of positions in one channel, from indices that start at `at`, of which
+ * `pairs` is what find_pairs found. */
 INLINE void FN(gather_corners)(const int corners, int64_t stride, const int64_t *at,
-                               const FN(pairs) *pairs, const real *x, vreal out[]) {
+                               const FN(pairs) *pairs, const pyd_planes *x, int64_t channel,
+                               vreal out[]) {
+    const int64_t element = channel * x->channel;
     if (pairs->usable)
         UNROLL for (int p = 0; p < corners / 2; p++)
-            FN(load_pairs)(x, pairs, p, &out[2 * p], &out[2 * p + 1]);
+            FN(load_pairs)(x->data, x->storage, element, pairs, p, &out[2 * p], &out[2 * p + 1]);
+#if !IS_DOUBLE
+    else if (x->storage != PYD_NATIVE)
+        UNROLL for (int b = 0; b < corners; b++)
+            out[b] = FN(gather_half)(x->storage, (const uint16_t *)x->data + element,
+                                     at + b * stride);
+#endif
     else
-        UNROLL for (int b = 0; b < corners; b++) out[b] = FN(gather)(x, at + b * stride);
+        UNROLL for (int b = 0; b < corners; b++)
+            out[b] = FN(gather)((const real *)x->data + element, at + b * stride);
 }
 
 INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const real *scale,
-                                  const real *x, int64_t x_channel, int64_t channels,
-                                  int64_t count, real *column, int64_t column_row) {
+                                  const pyd_planes *x, int64_t channels, int64_t count,
+                                  int accumulate, real *column, int64_t column_row) {
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t += LANES) {
         vreal w[PYD_MAX_CORNERS];
@@ -111,27 +151,43 @@ INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const
             w[b] = FN(load)((const real *)plan->weight + b * stride + t);
         FN(find_pairs)(corners, plan, plan->read + t, &pairs);
         for (int64_t c = 0; c < channels; c++) {
-            const real *from = x + c * x_channel;
+            real *to = column + c * column_row + t;
             vreal x_at[PYD_MAX_CORNERS], sum;
-            FN(gather_corners)(corners, stride, plan->read + t, &pairs, from, x_at);
+            FN(gather_corners)(corners, stride, plan->read + t, &pairs, x, c, x_at);
             sum = w[0] * x_at[0];
             UNROLL for (int b = 1; b < corners; b++) sum += w[b] * x_at[b];
-            FN(store)(column + c * column_row + t, s * sum);
+            FN(store)(to, accumulate ? FN(load)(to) + s * sum : s * sum);
         }
     }
 }
 
-static void FN(gather_blend)(int corners, const pyd_plan *plan, const void *scale, const void *x,
-                             int64_t x_channel, int64_t channels, int64_t count, void *column,
-                             int64_t column_row) {
-    BY_CORNERS(FN(gather_blend_body), plan, scale, x, x_channel, channels, count, column,
+static void FN(gather_blend)(int corners, const pyd_plan *plan, const void *scale,
+                             const pyd_planes *x, int64_t channels, int64_t count, int accumulate,
+                             void *column, int64_t column_row) {
+    BY_CORNERS(FN(gather_blend_body), plan, scale, x, channels, count, accumulate, column,
                column_row)
 }
 
+/* Add the rows s * g to those corners of the gradient that are here. */
+INLINE void FN(gather_scatter)(const int corners, const pyd_plan *plan, int64_t t, int64_t live,
+                               const vreal w[], vreal sG, const pyd_planes *grad,
+                               int64_t channel) {
+    real *to = (real *)grad->data + channel * grad->channel;
+    UNROLL for (int b = 0; b < corners; b++) {
+        const int64_t *at = plan->read + b * plan->stride + t;
+        real part[LANES];
+        FN(store)(part, w[b] * sG);
+        for (int64_t l = 0; l < live; l++) {
+            const int64_t here = at[l] - grad->first;
+            if ((uint64_t)here < (uint64_t)grad->count) to[here] += part[l];
+        }
+    }
+}
+
 INLINE void FN(gather_sweep_body)(const int corners, const pyd_plan *plan, const real *scale,
-                                  const real *g, int64_t row, const real *x, int64_t x_channel,
-                                  int64_t channels, int64_t count, real *column, real *grad_x,
-                                  real *dots) {
+                                  const real *g, int64_t row, const pyd_planes *x,
+                                  int64_t channels, int64_t count, int accumulate, real *column,
+                                  const pyd_planes *grad, real *dots) {
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t += LANES) {
         const int64_t live = count - t < LANES ? count - t : LANES;
@@ -142,38 +198,34 @@ INLINE void FN(gather_sweep_body)(const int corners, const pyd_plan *plan, const
             w[b] = FN(load)((const real *)plan->weight + b * stride + t);
             sum[b] = FN(all)(0);
         }
-        FN(find_pairs)(corners, plan, plan->reach + t, &reach);
-        if (plan->differs) FN(find_pairs)(corners, plan, plan->read + t, &read);
+        if (x) FN(find_pairs)(corners, plan, plan->reach + t, &reach);
+        if (x && plan->differs) FN(find_pairs)(corners, plan, plan->read + t, &read);
         for (int64_t c = 0; c < channels; c++) {
-            const vreal G = FN(load)(g + c * row + t), sG = s * G;
-            vreal x_at[PYD_MAX_CORNERS], blended;
-            FN(gather_corners)(corners, stride, plan->reach + t, &reach, x + c * x_channel, x_at);
-            UNROLL for (int b = 0; b < corners; b++) sum[b] += G * x_at[b];
-            if (plan->differs)
-                FN(gather_corners)(corners, stride, plan->read + t, &read, x + c * x_channel,
-                                   x_at);
-            blended = w[0] * x_at[0];
-            UNROLL for (int b = 1; b < corners; b++) blended += w[b] * x_at[b];
-            if (column) FN(store)(column + c * row + t, s * blended);
-            if (!grad_x) continue;
-            real *to = grad_x + c * x_channel;
-            UNROLL for (int b = 0; b < corners; b++) {
-                const int64_t *at = plan->read + b * stride + t;
-                real part[LANES];
-                FN(store)(part, w[b] * sG);
-                for (int64_t l = 0; l < live; l++)
-                    if (at[l] >= 0) to[at[l]] += part[l];
+            const vreal G = FN(load)(g + c * row + t);
+            if (x) {
+                vreal x_at[PYD_MAX_CORNERS], blended;
+                FN(gather_corners)(corners, stride, plan->reach + t, &reach, x, c, x_at);
+                UNROLL for (int b = 0; b < corners; b++) sum[b] += G * x_at[b];
+                if (column) {
+                    if (plan->differs)
+                        FN(gather_corners)(corners, stride, plan->read + t, &read, x, c, x_at);
+                    blended = w[0] * x_at[0];
+                    UNROLL for (int b = 1; b < corners; b++) blended += w[b] * x_at[b];
+                    real *to = column + c * row + t;
+                    FN(store)(to, accumulate ? FN(load)(to) + s * blended : s * blended);
+                }
             }
+            if (grad) FN(gather_scatter)(corners, plan, t, live, w, s * G, grad, c);
         }
-        UNROLL for (int b = 0; b < corners; b++) FN(store)(dots + b * stride + t, sum[b]);
+        if (x) UNROLL for (int b = 0; b < corners; b++) FN(store)(dots + b * stride + t, sum[b]);
     }
 }
 
 static void FN(gather_sweep)(int corners, const pyd_plan *plan, const void *scale, const void *g,
-                             int64_t row, const void *x, int64_t x_channel, int64_t channels,
-                             int64_t count, void *column, void *grad_x, void *dots) {
-    BY_CORNERS(FN(gather_sweep_body), plan, scale, g, row, x, x_channel, channels, count, column,
-               grad_x, dots)
+                             int64_t row, const pyd_planes *x, int64_t channels, int64_t count,
+                             int accumulate, void *column, const pyd_planes *grad, void *dots) {
+    BY_CORNERS(FN(gather_sweep_body), plan, scale, g, row, x, channels, count, accumulate, column,
+               grad, dots)
 }
 
 #undef BY_CORNERS

@@ -43,6 +43,15 @@ typedef struct {
     int64_t row, column;
 } pyd_matrix;
 
+/* Planes of an image, or of its gradient, where they lie: element i of channel c is at
+ * data[c * channel + i - first]. Written are only those that are here: `count` elements from `first`
+ * on; gradients are reals. */
+typedef struct {
+    char *data;
+    int storage;
+    int64_t channel, first, count;
+} pyd_planes;
+
 typedef struct {
     int lanes;  /* reals in a register */
     int panel;  /* columns of the register tile: the width of a packed panel */
@@ -93,15 +102,15 @@ typedef struct {
                        int64_t channels, int64_t count, const void *zeros, void *grad_x,
                        void *dots);
 
-    /* For few channels, along positions: column[c * column_row + t] as blend's column[t][c], the
-     * channels of x lie x_channel apart; and sweep likewise, with rows of positions `row` apart.
-     * column and grad_x may be NULL. */
-    void (*gather_blend)(int corners, const pyd_plan *, const void *scale, const void *x,
-                         int64_t x_channel, int64_t channels, int64_t count, void *column,
+    /* Along positions, from images as they lie: column[c * column_row + t] (+)= what is blend's
+     * column[t][c]; and sweep likewise, with rows of positions `row` apart. column, x (then neither
+     * column nor dots are written) and grad may be NULL. `accumulate` is for the column alone. */
+    void (*gather_blend)(int corners, const pyd_plan *, const void *scale, const pyd_planes *x,
+                         int64_t channels, int64_t count, int accumulate, void *column,
                          int64_t column_row);
     void (*gather_sweep)(int corners, const pyd_plan *, const void *scale, const void *g,
-                         int64_t row, const void *x, int64_t x_channel, int64_t channels,
-                         int64_t count, void *column, void *grad_x, void *dots);
+                         int64_t row, const pyd_planes *x, int64_t channels, int64_t count,
+                         int accumulate, void *column, const pyd_planes *grad, void *dots);
 
     /* out[i][j] (+)= sum_k a[i * a_row + k * a_depth] * b[panel(j)][k * b_depth + j % panel];
      * rows of out and b are padded to whole registers; b_panel: distance between panels. */

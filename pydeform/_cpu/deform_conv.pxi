@@ -201,8 +201,8 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     if job.batch == 0:
         return
     job.out = take(out, job.out_channels, job.positions, job.channels_last)
-    if by_planes(&job, job.channels):
-        few_forward(&job, input, weight, load_vector(&job, bias, memory), memory)
+    if by_planes(&job, FEW, job.channels):
+        few_forward(&job, weight, load_vector(&job, bias, memory), memory)
         return
     set_steps(&job, job.channels)
     set_tile(&job, taps_at_once(&job) * job.channels + out_row(&job))
@@ -354,6 +354,13 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     if out is not None:
         deform_conv(geometry, input, offset, weight, bias, mask, out)
     job.out = take(out_tangent, job.out_channels, job.positions, job.channels_last)
+    given.offset = take_samples(&job, v, job.rank)
+    given.mask = take_samples(&job, mu, 1)
+    u_array = take(u, job.channels, job.pixels, job.channels_last)
+    given.images = NULL if u is None else &u_images
+    if by_planes(&job, FEW, job.channels if u is None else 2 * job.channels):
+        few_jvp(&job, weight, &given, &u_array, omega, load_vector(&job, beta, memory), memory)
+        return
     set_steps(&job, job.channels)
     set_tile(&job, 2 * job.channels + out_row(&job))
     tiles = job.tiles
@@ -363,10 +370,6 @@ def deform_conv_jvp(geometry, input, offset, weight, bias, mask, tangents, out, 
     if omega is not None:
         packed_omega = pack_weights(&job, omega, threads, memory)
     cdef const void* b = load_bias(&job, beta, memory)
-    given.offset = take_samples(&job, v, job.rank)
-    given.mask = take_samples(&job, mu, 1)
-    u_array = take(u, job.channels, job.pixels, job.channels_last)
-    given.images = NULL if u is None else &u_images
     cdef Worker* workers = hire(&job, threads, 2 * job.channels, out_row(&job), tangent_reals(&job),
                                 memory)
     room = open_images(&job, &job.input, &images, memory)

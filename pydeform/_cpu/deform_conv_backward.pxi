@@ -1,66 +1,5 @@
 # Reverse mode, first and second order, over the blocks of _blocks.pxi.
 
-# What one thread works on. It lies in Worker.extra, behind the tangents.
-
-cdef struct Desk:
-    char* y  # [tile][out channels of the block]
-    char* a  # [tile][row]: grad_output carried back by the weight
-    char* b  # [tile][row]: and by the weight's cotangent
-    char* dots  # [corners][stride]: of a with the input's corners
-    char* b_dots
-    char* u_dots
-    char* sums  # [stride]
-    char* total  # [stride]
-    char* x  # [pixels][pixel]: this block's channels of the image
-    char* u
-    char* grad
-
-
-cdef int64_t lay_out(const Back* back, char* start, Desk* desk) noexcept nogil:
-    """Point the desk's buffers from `start` on; returns the size of all in reals."""
-    cdef const Job* job = &back.job
-    cdef int64_t used = 0, corners = job.field.corners * job.stride
-    cdef int64_t image = 0 if back.direct else job.pixels * back.pixel + 64
-    cdef int64_t* sizes = [
-        job.stride * back.rows, job.stride * back.row, job.stride * back.row, corners, corners,
-        corners, job.stride, job.stride, image, image if back.u.data != NULL else 0, image]
-    cdef char* places[11]
-    cdef int i
-    for i in range(11):
-        places[i] = at(start, used, job.itemsize)
-        used += up(sizes[i] + 64, 16)
-    desk.y, desk.a, desk.b = places[0], places[1], places[2]
-    desk.dots, desk.b_dots, desk.u_dots = places[3], places[4], places[5]
-    desk.sums, desk.total = places[6], places[7]
-    desk.x, desk.u, desk.grad = places[8], places[9], places[10]
-    return used
-
-
-cdef char* bring_block(const Back* back, const Array* source, const Block* block, int64_t image,
-                       char* room) noexcept nogil:
-    """This block's channels of an image, side by side: in place, or copied to `room`."""
-    cdef pyd_matrix m = across(source, image, block.channel, 0)
-    if back.direct:
-        return m.data
-    back.job.k.load(&m, back.job.pixels, block.channels, room, back.pixel)
-    return room
-
-
-cdef void leave_offset_and_mask(const Back* back, const Share* share, const void* mask,
-                                Worker* w, Desk* desk, int64_t chunk, int64_t image, int64_t tap,
-                                int64_t first, int64_t count) noexcept nogil:
-    """mbar = A s and pbar_d = m A D_d from the dots."""
-    cdef const Job* job = &back.job
-    cdef int a
-    if back.mask.data != NULL:
-        job.k.contract(&job.field, &w.plan, 0, desk.dots, NULL, count, 0, desk.sums)
-        leave(back, share, &back.mask, 0, 1, chunk, image, tap, first, count, desk.sums)
-    if back.offset.data != NULL:
-        for a in range(job.rank):
-            job.k.contract(&job.field, &w.plan, 1 << a, desk.dots, mask, count, 0, desk.sums)
-            leave(back, share, &back.offset, a, 2, chunk, image, tap, first, count, desk.sums)
-
-
 cdef void first_order(const Back* back, const Share* share, Worker* w, Desk* desk,
                       const char* x, char* grad, int64_t local, int64_t chunk, int64_t image,
                       int64_t tap, int64_t first, int64_t count) noexcept nogil:
@@ -88,81 +27,6 @@ cdef void first_order(const Back* back, const Share* share, Worker* w, Desk* des
             job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mask, a, back.row,
                           channels, count, grad, w.trash)
     leave_offset_and_mask(back, share, mask, w, desk, chunk, image, tap, first, count)
-
-
-cdef void second_order(const Back* back, const Share* share, Worker* w, Desk* desk,
-                       const char* x, const char* u, char* grad, int64_t local, int64_t chunk,
-                       int64_t image, int64_t tap, int64_t first, int64_t count) noexcept nogil:
-    """The same for the double backward: columns mu s + m T, and what they lead to."""
-    cdef const Job* job = &back.job
-    cdef int corners = job.field.corners, e, d
-    cdef int64_t stride = job.stride, channels = share.channels
-    cdef bint has_b = back.omega.data != NULL, has_v = back.second.offset.data != NULL
-    cdef bint has_mu = back.second.mask.data != NULL, has_u = back.u.data != NULL
-    cdef const void* mask = plan_tap(job, w, image, first, count, share.group, tap, 1)
-    cdef char* a = at(desk.a, local, job.itemsize)
-    cdef char* b = at(desk.b, local, job.itemsize)
-    x = at(x, local, job.itemsize)
-    grad = at(grad, local, job.itemsize)
-    if has_u:
-        u = at(u, local, job.itemsize)
-    load_tangents(job, &back.second, w, image, first, count, share.group, tap)
-    if back.want_weight:
-        tangent_columns(job, &back.second, w, mask, x, u if has_u else NULL, channels, count, 0,
-                        at(w.columns, local, job.itemsize), back.row)
-    elif has_v:
-        slope_weights(job, w, count)
-    if back.input.data != NULL:
-        if has_b:
-            job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mask, b, back.row,
-                          channels, count, grad, w.trash)
-        if has_mu:
-            job.k.scatter(corners, stride, w.plan.read, w.plan.weight, mu_of(job, w), a,
-                          back.row, channels, count, grad, w.trash)
-        if has_v:  # the weights of sum_d v_d D_d are there
-            job.k.scatter(corners, stride, extra_read(job, w), extra_weights(job, w), mask, a,
-                          back.row, channels, count, grad, w.trash)
-    if back.offset.data == NULL and back.mask.data == NULL:
-        return
-    if has_mu or has_v:
-        job.k.dots(corners, stride, w.plan.reach, a, back.row, x, channels, count, w.zeros,
-                   desk.dots)
-    if has_b:
-        job.k.dots(corners, stride, w.plan.reach, b, back.row, x, channels, count, w.zeros,
-                   desk.b_dots)
-    if has_u:
-        job.k.dots(corners, stride, w.plan.reach, a, back.row, u, channels, count, w.zeros,
-                   desk.u_dots)
-    if back.mask.data != NULL:
-        memset(desk.sums, 0, job.stride * job.itemsize)
-        if has_b:
-            job.k.contract(&job.field, &w.plan, 0, desk.b_dots, NULL, count, 1, desk.sums)
-        if has_u:
-            job.k.contract(&job.field, &w.plan, 0, desk.u_dots, NULL, count, 1, desk.sums)
-        if has_v:
-            for d in range(job.rank):
-                job.k.contract(&job.field, &w.plan, 1 << d, desk.dots, v_of(job, w, d), count, 1,
-                               desk.sums)
-        leave(back, share, &back.mask, 0, 1, chunk, image, tap, first, count, desk.sums)
-    if back.offset.data == NULL:
-        return
-    for e in range(job.rank):
-        memset(desk.sums, 0, job.stride * job.itemsize)
-        memset(desk.total, 0, job.stride * job.itemsize)
-        if has_b:
-            job.k.contract(&job.field, &w.plan, 1 << e, desk.b_dots, NULL, count, 1, desk.sums)
-        if has_u:
-            job.k.contract(&job.field, &w.plan, 1 << e, desk.u_dots, NULL, count, 1, desk.sums)
-        if has_v:
-            for d in range(job.rank):
-                if d != e:
-                    job.k.contract(&job.field, &w.plan, 1 << e | 1 << d, desk.dots,
-                                   v_of(job, w, d), count, 1, desk.sums)
-        job.k.add(desk.sums, mask, count, desk.total)
-        if has_mu:
-            job.k.contract(&job.field, &w.plan, 1 << e, desk.dots, mu_of(job, w), count, 1,
-                           desk.total)
-        leave(back, share, &back.offset, e, 2, chunk, image, tap, first, count, desk.total)
 
 
 cdef void back_tile(const Back* back, const Block* block, Worker* w, Desk* desk, const char* x,
@@ -198,8 +62,9 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
     chunk."""
     cdef const Job* job = &back.job
     cdef int64_t index = task % back.blocks, lane = task // back.blocks
-    cdef int64_t chunk = lane // back.parts, first = lane % back.parts * back.part
-    cdef int64_t image = chunk * back.length + round_, end = least(job.positions, first + back.part)
+    cdef int64_t chunk = lane // back.parts, image = chunk * back.length + round_
+    cdef int64_t first = lane % back.parts * back.part + back.start
+    cdef int64_t end = least(job.positions, first + least(back.part, back.window))
     cdef const Block* block = &back.block[index]
     cdef char* packed = packed_of(back, back.packed, chunk, index)
     cdef char* packed_omega = NULL
@@ -220,7 +85,7 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
         pack_block(back, &back.weight, packed, index, image)
         if packed_omega != NULL:
             pack_block(back, &back.omega, packed_omega, index, image)
-        if back.want_weight:
+        if back.want_weight and back.start == 0:
             memset(grad_weight, 0, back.grad_weights * job.itemsize)
     x = bring_block(back, &job.input, block, image, desk.x)
     if back.u.data != NULL:
@@ -233,7 +98,7 @@ cdef void back_block(const Back* back, int64_t task, int64_t round_, Worker* w) 
         if back.direct:
             grad = m.data
         else:
-            memset(grad, 0, job.pixels * back.pixel * job.itemsize)
+            begin_gradient(back, block, &m, grad)
     while first < end:
         back_tile(back, block, w, &desk, x, u, grad, packed, packed_omega, grad_weight, chunk,
                   image, first, end)
@@ -253,7 +118,7 @@ cdef void finish_weight(const Back* back, int64_t block) noexcept nogil:
     store_grad_weight(back, &back.grad_weight_out, 0, block, 0)
 
 
-cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
+cdef object run_backward(Back* back, weight, omega, grad_weight, Memory memory):
     """Everything but the bias, for `back` with its job, arrays and flags set."""
     cdef Job* job = &back.job
     cdef Desk desk
@@ -266,8 +131,9 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
             grad_weight[...] = 0
         return
     back.per_sample = weight.ndim == job.rank + 3
-    if by_planes(job, 2 * NARROWEST // job.itemsize) and not (back.per_sample or back.second_order):
-        few_backward(back, weight, grad_weight, memory)
+    back.copies = 2 if back.u.data == NULL else 3
+    if by_planes(job, few_back(back), back.copies * NARROWEST // job.itemsize):
+        few_backward(back, weight, grad_weight, omega, memory)
         return
     back.weight = take(weight, job.out_channels * job.in_group, job.taps, False)
     back.grad_weight_out = take(grad_weight, job.out_channels * job.in_group, job.taps, False)
@@ -276,9 +142,10 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     back.parts = 1
     if (job.batch == 1 and job.channels * job.itemsize <= 2 * BLOCK_BYTES
             and not back.per_sample and job.positions >= 2 * MAX_TILE
-            and copies_fit(job, 2 * job.channels)):
+            and copies_fit(job, back.copies * job.channels)
+            and 2 * job.taps * (job.rank + 1) * job.positions * job.itemsize <= job.workspace):
         back.parts = 2
-    back.direct = job.channels_last and job.input.storage == PYD_NATIVE and back.parts == 1
+    back.direct = in_place(job, &job.input) and back.parts == 1
     plan_blocks(back, memory)
     set_tile(job, 2 * back.row + back.rows)
     back.part = up((job.positions + back.parts - 1) // back.parts, 12)
@@ -286,6 +153,10 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     back.chunks = most(1, least(job.batch, CHUNKS // back.blocks))
     back.length = (job.batch + back.chunks - 1) // back.chunks
     back.chunks = (job.batch + back.length - 1) // back.length
+    back.window = window_of(back)
+    if waits_in_half(back):
+        few_backward(back, weight, grad_weight, omega, memory)
+        return
     tasks = back.chunks * back.parts * back.blocks
     threads = threads_for(2 * job.multiplications, tasks)
     sets = back.chunks if back.per_sample else 1
@@ -304,7 +175,7 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     if back.parts > 1 and back.input.data != NULL:
         back.part_grad = memory.take((tasks * job.pixels * back.pixel + 64) * job.itemsize)
     back.partial = memory.take((back.chunks * back.slots * job.taps * (job.rank + 1)
-                                * job.positions + 64) * job.itemsize)
+                                * back.window + 64) * job.itemsize)
     back.tangents = tangent_reals(job)
     workers = hire(job, threads, back.row, 0, back.tangents + lay_out(back, NULL, &desk), memory)
     if not back.per_sample:
@@ -316,12 +187,15 @@ cdef object run_backward(Back* back, weight, grad_weight, Memory memory):
     if back.direct and back.input.data != NULL:
         memset(back.input.data, 0, job.batch * back.input.batch * job.itemsize)
     for round_ in range(back.length):
-        for task in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic"):
-            back_block(back, task, round_, &workers[threadid()])
-        if back.slots > 0:
-            for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
-                               num_threads=threads, schedule="static"):
-                add_shares(back, task, round_, &workers[threadid()])
+        back.start = 0
+        while back.start < job.positions:
+            for task in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic"):
+                back_block(back, task, round_, &workers[threadid()])
+            if back.slots > 0:
+                for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
+                                   num_threads=threads, schedule="static"):
+                    add_shares(back, task, round_, &workers[threadid()])
+            back.start += back.window
     if back.part_grad != NULL:
         tasks = back.blocks * ((job.pixels + PIXELS_TO_ADD - 1) // PIXELS_TO_ADD)
         for task in prange(tasks, nogil=True, num_threads=threads, schedule="static"):
@@ -352,7 +226,7 @@ def deform_conv_backward(geometry, grad_output, input, offset, weight, mask, gra
     back.mask = take_samples(&back.job, grad_mask, 1)
     if not (grad_input is None and grad_offset is None and grad_weight is None
             and grad_mask is None):
-        run_backward(&back, weight, grad_weight, memory)
+        run_backward(&back, weight, None, grad_weight, memory)
     if grad_bias is not None:
         bias_gradient(&back.job, &back.grad_output, grad_bias, memory)
 
@@ -379,4 +253,4 @@ def deform_conv_double_backward(geometry, grad_grads, grad_output, input, offset
     back.second.mask = take_samples(job, mu, 1)
     back.u = take(u, job.channels, job.pixels, job.channels_last)
     back.omega = take(omega, job.out_channels * job.in_group, job.taps, False)
-    run_backward(&back, weight, to_weight, memory)
+    run_backward(&back, weight, omega, to_weight, memory)

@@ -29,13 +29,14 @@ cdef inline bint in_place(const Job* job, const Array* a) noexcept nogil:
     return job.channels_last and a.storage == PYD_NATIVE
 
 
-cdef bint local_by_planes(const Job* job, int64_t channels) noexcept:
+cdef bint local_by_planes(const Job* job, int64_t few, int64_t channels) noexcept:
     """As by_planes; but where channels lie side by side, it gathers them one by one.
 
     Then they go together, if they fill a register, or if a part of one is loaded at once.
     """
     cdef bint whole = job.in_offset_group >= job.k.lanes or job.k.lanes * job.itemsize == 64
-    return by_planes(job, channels) and not (job.channels_last and whole)
+    return by_planes(job, few, channels) and not (job.channels_last and whole and (
+        in_place(job, &job.input) or copies_fit(job, channels)))
 
 
 cdef void local_tile(const Job* job, const Bands* bands, const Lie* lie, Worker* w, int64_t image,
@@ -80,8 +81,8 @@ cdef object run_local(Job* job, input, out, Memory memory):
     if job.batch == 0 or job.positions == 0:
         return
     job.out = take(out, job.channels, job.positions, job.channels_last)
-    if local_by_planes(job, job.channels):
-        few_forward(job, input, None, NULL, memory)
+    if local_by_planes(job, FEW, job.channels):
+        few_forward(job, None, NULL, memory)
         return
     room = open_bands(job, &job.input, &bands, memory)
     set_steps(job, bands.pixel)
@@ -154,14 +155,17 @@ def local_conv_jvp(geometry, input, offset, kernel, tangents, output, output_tan
     if output is not None:
         local_conv(geometry, input, offset, kernel, output)
     job.out = take(output_tangent, job.channels, job.positions, job.channels_last)
-    set_steps(&job, job.channels)
-    set_tile(&job, job.channels)
-    tiles = job.tiles
-    threads = threads_for(3 * job.multiplications, tiles * job.batch)
     given.offset = view_samples(v, job.rank)
     given.mask = view_samples(kappa, 1)
     u_array = take(u, job.channels, job.pixels, job.channels_last)
     given.images = NULL if u is None else &u_images
+    if local_by_planes(&job, FEW, job.channels if u is None else 2 * job.channels):
+        few_jvp(&job, None, &given, &u_array, None, NULL, memory)
+        return
+    set_steps(&job, job.channels)
+    set_tile(&job, job.channels)
+    tiles = job.tiles
+    threads = threads_for(3 * job.multiplications, tiles * job.batch)
     workers = hire(&job, threads, 0, job.channels, tangent_reals(&job), memory)
     room = open_images(&job, &job.input, &images, memory)
     if u is not None:

@@ -143,7 +143,8 @@ cdef void local_block(const Back* back, const Lies* lies, int64_t task, int64_t 
                       Worker* w) noexcept nogil:
     """One block of channels of one image; every round has one image of each chunk."""
     cdef const Job* job = &back.job
-    cdef int64_t index = task % back.blocks, chunk = task // back.blocks, first = 0
+    cdef int64_t index = task % back.blocks, chunk = task // back.blocks, first = back.start
+    cdef int64_t end = least(job.positions, first + back.window)
     cdef int64_t image = chunk * back.length + round_
     cdef const Block* block = &back.block[index]
     cdef bint points = back.offset.data != NULL or back.mask.data != NULL
@@ -166,12 +167,12 @@ cdef void local_block(const Back* back, const Lies* lies, int64_t task, int64_t 
         if back.direct:
             grad = m.data
         else:
-            memset(grad, 0, job.pixels * back.pixel * job.itemsize)
+            begin_gradient(back, block, &m, grad)
     if not back.second_order:
         lay_fan(job, 1, fan_room(back, w), &fan)
         if job.corners == 1:  # a weight of 1 is never in doubt
             fan.plan.reach = fan.plan.read
-    while first < job.positions:
+    while first < end:
         if back.second_order:
             local_second_tile(back, block, w, &desk, x, u, grad, chunk, image, first)
         else:
@@ -194,7 +195,7 @@ cdef object run_local_backward(Back* back, Memory memory):
     cdef Fan fan
     cdef Lies lies
     cdef Worker* workers
-    cdef int64_t task, tasks, round_, extra
+    cdef int64_t task, tasks, round_, extra, narrowest
     cdef int threads
     if job.batch == 0:
         return
@@ -202,12 +203,14 @@ cdef object run_local_backward(Back* back, Memory memory):
         if back.input.data != NULL:
             memset(back.input.data, 0, job.batch * back.input.batch * back.input.itemsize)
         return
-    if (local_by_planes(job, 2 * NARROWEST // job.itemsize) and not back.second_order
-            and job.input.data != NULL):
-        few_backward(back, None, None, memory)
+    back.copies = 2 if back.u.data == NULL else 3
+    narrowest = back.copies * NARROWEST // job.itemsize
+    # Without an image to read, as in splat, few channels are no reason.
+    if local_by_planes(job, 0 if job.input.data == NULL else few_back(back), narrowest):
+        few_backward(back, None, None, None, memory)
         return
-    back.direct = (job.channels_last and storage_is_native(back)
-                   and not read_often(job, READS_BACK))
+    back.direct = in_place(job, &job.input) and not (
+        read_often(job, READS_BACK) and copies_fit(job, narrowest))
     plan_blocks(back, memory)
     back.rows = 0
     if back.second_order:
@@ -225,8 +228,12 @@ cdef object run_local_backward(Back* back, Memory memory):
     back.chunks = (job.batch + back.length - 1) // back.length
     tasks = back.chunks * back.blocks
     threads = threads_for(2 * job.multiplications, tasks)
+    back.window = window_of(back)
+    if waits_in_half(back):
+        few_backward(back, None, None, None, memory)
+        return
     back.partial = memory.take((back.chunks * back.slots * job.taps * (job.rank + 1)
-                                * job.positions + 64) * job.itemsize)
+                                * back.window + 64) * job.itemsize)
     extra = up(back.tangents + lay_out(back, NULL, &desk), 16)
     if not back.second_order:
         extra += lay_fan(job, 1, NULL, &fan)
@@ -238,17 +245,15 @@ cdef object run_local_backward(Back* back, Memory memory):
     if back.direct and back.input.data != NULL:
         memset(back.input.data, 0, job.batch * back.input.batch * job.itemsize)
     for round_ in range(back.length):
-        for task in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic"):
-            local_block(back, &lies, task, round_, &workers[threadid()])
-        if back.slots > 0:
-            for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
-                               num_threads=threads, schedule="static"):
-                add_shares(back, task, round_, &workers[threadid()])
-
-
-cdef inline bint storage_is_native(const Back* back) noexcept:
-    """Whether the image and its gradient, whichever are there, lie in reals."""
-    return (back.job.input if back.job.input.data != NULL else back.input).storage == PYD_NATIVE
+        back.start = 0
+        while back.start < job.positions:
+            for task in prange(tasks, nogil=True, num_threads=threads, schedule="dynamic"):
+                local_block(back, &lies, task, round_, &workers[threadid()])
+            if back.slots > 0:
+                for task in prange(back.chunks * job.offset_groups * job.taps, nogil=True,
+                                   num_threads=threads, schedule="static"):
+                    add_shares(back, task, round_, &workers[threadid()])
+            back.start += back.window
 
 
 def local_conv_backward(geometry, grad_output, input, offset, kernel, grads):

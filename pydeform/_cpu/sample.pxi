@@ -29,6 +29,6 @@ def splat(geometry, deriv, values, offset, out):
     cdef Memory memory = Memory()
     memset(&back, 0, sizeof(back))
     back.job = make_sampling(geometry, deriv, out, offset, memory)
-    memset(&back.job.input, 0, sizeof(back.job.input))  # nothing is read from an image
+    back.job.input.data = NULL  # nothing is read from an image
     open_gradients(&back, values, out)
     run_local_backward(&back, memory)
