@@ -40,6 +40,13 @@ typedef unsigned int lanes_t;
 #define PYD_ARGUMENTS const __grid_constant__
 #endif
 
+// The architecture that is compiled for, where registers decide what a thread holds; elsewhere Hopper's way.
+#if defined(__CUDA_ARCH__)
+#define PYD_ARCH __CUDA_ARCH__
+#else
+#define PYD_ARCH 900
+#endif
+
 // Threads of a block at most, and how many blocks are to fit into a multiprocessor at least; AMD's
 // compiler counts otherwise.
 #if defined(PYD_HIP)

@@ -96,12 +96,6 @@ template <class T> __device__ __forceinline__ void multiply(float (&d)[4], const
     else mma_1688_tf32(d, a.v, b);
 }
 
-#if defined(__CUDA_ARCH__)
-#define PYD_ARCH __CUDA_ARCH__
-#else
-#define PYD_ARCH 900
-#endif
-
 // What a block holds in shared memory, and its part in the work.
 template <class T, int R, int ROWS, int OUTPUTS> struct Fused {
     enum {

@@ -30,9 +30,9 @@ constexpr int PLAN_BYTES = 40960;
 // registers: *,*,*,*,*,*,int64_t = 128
 // registers: *,*,3 = 128
 // registers: *,*,3,*,false,false,int64_t = 160
-// registers: *,*,3,*,true = 196
+// registers: *,*,3,*,true = 220
 // registers: double,double,3,*,false = 184
-// registers: double,double,3,*,true = 220
+// registers: double,double,3,*,true = 236
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, bool PLAIN, class I> __device__ void weigh(const weigh_args& a) {
     constexpr int N = corner_count<R, WIDE>(), PLANS = PLAN_BYTES / (N * (sizeof(A) + sizeof(I)) + sizeof(A));
@@ -83,7 +83,8 @@ template <class T, class A, int R, int V, bool WIDE, bool PLAIN, class I> __devi
 #pragma unroll
                 for (int v = 0; v < V; ++v) some[v] = 0;
                 if (finite) {
-                    constexpr int TOGETHER = N > 4 ? 1 : 2;
+                    // Elsewhere than on Hopper registers do not hold two.
+                    constexpr int TOGETHER = N > 4 || PYD_ARCH / 100 != 9 ? 1 : 2;
                     int e = begin;
                     for (; e + (TOGETHER - 1) * pitch < stop; e += TOGETHER * pitch)
                         plans.template add_finite<TOGETHER>(e, pitch, image, channels, some);

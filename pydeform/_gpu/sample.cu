@@ -87,8 +87,8 @@ template <class I> __device__ __forceinline__ Which<I> which_sample(const dots_a
 // registers: *,*,*,*,*,int64_t = 128
 // registers: *,*,3 = 128
 // registers: *,*,*,*,true = 128
-// registers: *,*,3,*,true = 200
-// registers: double,double,3,*,true = 216
+// registers: *,*,3,*,true = 216
+// registers: double,double,3,*,true = 220
 // sass: *,*,*,16B = LDG.E.128
 template <class T, class A, int R, int V, bool WIDE, class I> __device__ void dots(const dots_args& a) {
     constexpr int N = corner_count<R, WIDE>(), TOGETHER = together<N>();

@@ -26,7 +26,7 @@ struct keys_args {
 // kernel: keys args=keys_args threads=256 registers=96
 // instances: A = float | double; R = 1 | 2 | 3; WIDE = false | true; I = int | int64_t
 // registers: *,3 = 112
-// registers: double,*,true = 112
+// registers: double = 112
 // registers: double,3 = 160
 template <class A, int R, bool WIDE, class I> __device__ void keys(const keys_args& a) {
     constexpr int N = corner_count<R, WIDE>();
@@ -181,7 +181,7 @@ struct gather_args {
 // then all of them add each of these, of which several are on their way at a time.
 template <class S, int COUNT, int N, class A, int V, class I>
 __device__ __forceinline__ void add_samples(const gather_args& a, const I (&cells)[COUNT], int corner, int64_t begin, bool here, A (&sum)[V]) {
-    enum { TOGETHER = 4 };
+    enum { TOGETHER = PYD_ARCH / 100 == 9 ? 4 : 2 };  // elsewhere than on Hopper registers do not hold more
     const I* start = static_cast<const I*>(a.start);
     const int lanes = int(a.lanes), lane = threadIdx.x % lanes;
     I first[COUNT], until[COUNT], total = 0;
