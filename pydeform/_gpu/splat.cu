@@ -234,7 +234,7 @@ __device__ __forceinline__ void add_samples(const gather_args& a, const I (&cell
 // instances: A = float | double; R = 1 | 2 | 3; V = 1; WIDE = false | true; I = int64_t
 // registers: *,3 = 80
 // registers: *,*,1 = 80
-// registers: double = 96
+// registers: double = 112
 // registers: *,*,*,*,int64_t = 128
 // sass: *,*,16B = LDG.E.128
 template <class A, int R, int V, bool WIDE, class I> __device__ void gather(const gather_args& a) {
