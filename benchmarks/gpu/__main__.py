@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.cpu import published
-from benchmarks.gpu import ceilings, checks, device, floors, only_gpu, sanitize
+from benchmarks.gpu import ceilings, checks, device, floors, kernels, only_gpu, sanitize
 from benchmarks.gpu.cases import ITEMSIZE, SHAPES, Timed, plan
 from benchmarks.gpu.contest import hold, short
 from benchmarks.gpu.found import BEGIN, END, Found, as_markdown, passes_table, predicted_table
@@ -22,7 +22,7 @@ from benchmarks.progress import Say, progress
 from benchmarks.report import write_section
 from benchmarks.workers import ROOT
 
-STEPS = ("check", "ceilings", "times", "show", "sanitize")
+STEPS = ("check", "ceilings", "times", "kernels", "show", "sanitize")
 RESULTS = Path(__file__).parents[1] / "results"
 README = Path(__file__).with_name("README.md")
 
@@ -123,6 +123,16 @@ def run(options: argparse.Namespace, place: device.Device, found: Found, say: Sa
     if "times" in steps:
         timed = plan(options.cases, options.dtypes, small)
         time_all(place, found, timed, options.rounds, say)
+    if "kernels" in steps:
+        if place.name != "cuda" or find_spec("torch") is None:
+            found.absent["kernels"] = "torch's profiler watches a GPU"
+        else:
+            for one in plan(options.cases, options.dtypes, small):
+                say(f"kernels of {one.words}", 0.0)
+                try:
+                    found.kernels += kernels.watched(place, one)
+                except ValueError as error:
+                    found.absent[f"kernels of {one.words}"] = str(error)
     if "show" in steps:
         say("what only a GPU can show", 0.0)
         found.shown += only_gpu.run(place, options.runs, small)

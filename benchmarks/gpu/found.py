@@ -12,6 +12,7 @@ from benchmarks.gpu.cases import SHAPES, Timed
 from benchmarks.gpu.checks import Check
 from benchmarks.gpu.contest import Measured
 from benchmarks.gpu.floors import Ceilings
+from benchmarks.gpu.kernels import Part
 from benchmarks.gpu.only_gpu import Shown
 from benchmarks.gpu.predictions import host_seconds, predictions, seconds
 from benchmarks.report import Saved, grid
@@ -35,6 +36,8 @@ class Found(Saved):
         What only a GPU can show.
     measured
         All times.
+    kernels
+        Of our calls.
     floors
         Seconds, by `Timed.words`.
     absent, failed
@@ -46,6 +49,7 @@ class Found(Saved):
     checks: list[Check] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
+    kernels: list[Part] = field(default_factory=list)
     floors: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     failed: list[dict[str, str]] = field(default_factory=list)
@@ -55,8 +59,8 @@ class Found(Saved):
         """Read what `save` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
         data["ceilings"] = Ceilings(**data["ceilings"])
-        for name, kind in (("checks", Check), ("shown", Shown)):
-            data[name] = [kind(**one) for one in data[name]]
+        for name, kind in (("checks", Check), ("shown", Shown), ("kernels", Part)):
+            data[name] = [kind(**one) for one in data.get(name, [])]
         data["measured"] = [
             Measured(**one | {"rounds": tuple(one["rounds"])}) for one in data["measured"]
         ]
@@ -91,6 +95,16 @@ def times_table(found: Found) -> str:
             f"{m.seconds / floor:.2f}", f"{m.seconds / own:.2f}" if own else "-",
             "-" if m.error != m.error else f"{m.error:.0e}",
         ])  # fmt: skip
+    return grid(rows, words=4)
+
+
+def kernels_table(found: Found) -> str:
+    """Return every kernel of every call."""
+    rows = [["case", "direction", "type", "kernel", "launches", "µs"]]
+    rows += [
+        [k.case, k.direction, k.dtype, k.kernel, f"{k.launches:g}", micro(k.seconds)]
+        for k in found.kernels
+    ]
     return grid(rows, words=4)
 
 
@@ -163,6 +177,8 @@ def as_markdown(found: Found) -> str:
         names = dict.fromkeys(m.case for m in found.measured)
         cases = [[name, SHAPES[name].describe()] for name in names if name in SHAPES]
         parts += [grid([["case", "what it is"], *cases], words=2), times_table(found)]
+    if found.kernels:
+        parts.append(kernels_table(found))
     notes = [f"- left out: {what} ({reason})" for what, reason in found.absent.items()]
     notes += [f"- {f['contestant']}, {f['case']}: {f['reason']}" for f in found.failed]
     return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)

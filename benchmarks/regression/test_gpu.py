@@ -17,7 +17,7 @@ import pytest
 
 import pydeform
 from benchmarks.gpu import __main__ as script
-from benchmarks.gpu import ceilings, checks, contest, only_gpu, sanitize
+from benchmarks.gpu import ceilings, checks, contest, kernels, only_gpu, sanitize
 from benchmarks.gpu.cases import SHAPES, Timed, plan, tiny
 from benchmarks.gpu.device import Cuda, Emulated
 from benchmarks.gpu.found import BEGIN, END, Found, as_markdown
@@ -262,6 +262,23 @@ def test_events_surround_the_call(cuda: Cuda) -> None:
     assert cuda.start.stream is cuda.stop.stream is cuda.stream
     assert cuda.facts()["device"] == "GPU"
     assert cuda.free_bytes() == 1 << 32
+
+
+def test_a_profile_becomes_parts_of_a_call() -> None:
+    (timed, *_) = plan(["R256"], ["float16"], small=True)
+
+    def event(name: str, start: float, took: float) -> SimpleNamespace:
+        return SimpleNamespace(name=name, device_time=took, time_range=SimpleNamespace(start=start))
+
+    events = [event("cudaLaunchKernel", 0, 0)]
+    for call in range(kernels.WATCHED):
+        events += [event("fill", 10 * call, 700), event("turn", 10 * call + 1, 20 + call)]
+        events += [event("fused", 10 * call + 2, 90), event("fused", 10 * call + 3, 60)]
+    found = kernels.parts(timed, events[::-1])
+    assert [(one.kernel, one.launches) for one in found] == [("turn", 1), ("fused", 2)]
+    assert [one.seconds for one in found] == pytest.approx([22e-6, 150e-6])
+    with pytest.raises(ValueError, match="expected a multiple of 5, got 19"):
+        kernels.parts(timed, events[:-1])
 
 
 def test_a_call_is_captured_after_it_has_warmed_up(cuda: Cuda) -> None:

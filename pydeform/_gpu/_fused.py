@@ -6,11 +6,19 @@ type times the sum of absolute terms; sums are of float32. The kernels are in `d
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
-from pydeform._gpu._layout import NAMES, THREADS, Array, Layout, Maybe, blocks, field, pointer
+from pydeform._gpu._layout import (
+    THREADS,
+    Array,
+    Layout,
+    Maybe,
+    blocks,
+    field,
+    machine,
+    named,
+    pointer,
+)
 from pydeform._gpu._loader import launch
 from pydeform._gpu._product import tf32
 from pydeform._gpu._sampling import Sampling
@@ -22,23 +30,6 @@ _FEW, _WHOLE, _LAST = (128, 128), (128, 256), (64, 256)
 _TAPS = {1: 16, 2: 9, 3: 7}
 _NARROW = 1 << 29
 _CAPABILITY = 80
-
-
-@cache
-def _device(number: int) -> tuple[int, int]:
-    """Return compute capability (0 where there are no such tensor cores) and multiprocessors."""
-    import cupy
-
-    if cupy.cuda.runtime.is_hip:
-        return 0, 0
-    device = cupy.cuda.Device(number)
-    return int(device.compute_capability), int(device.attributes["MultiProcessorCount"])
-
-
-def _machine(layout: Layout) -> tuple[int, int]:
-    if layout.xp is np:
-        return _CAPABILITY, 2  # executed on this CPU: few, so that tests meet all blocks
-    return _device(layout.xp.cuda.runtime.getDevice())
 
 
 def applies(sampling: Sampling, image: Array, weight: Array) -> bool:
@@ -56,7 +47,7 @@ def applies(sampling: Sampling, image: Array, weight: Array) -> bool:
         and max(g.batch * layout.pixels, g.channels, weight.size) < _NARROW
         and g.channels * g.taps * _padded(g)[1] // 4 < _NARROW  # counted in 16 bytes
         and pointer(image) % 16 == 0
-        and _machine(layout)[0] >= _CAPABILITY
+        and machine(layout.xp)[0] >= _CAPABILITY
     )
 
 
@@ -73,7 +64,7 @@ def _pack(layout: Layout, weight: Array, padded: int) -> Array:
     packed = layout.empty(g.channels * g.taps * padded, dtype=weight.dtype)
     args = [pointer(weight), pointer(packed), g.groups, outputs, channels, g.taps, padded]
     grid = blocks(-(-packed.size // THREADS))
-    names = (NAMES[weight.dtype.name],)
+    names = (named(weight.dtype),)
     launch("deform_conv", "pack_weights", names, grid, (THREADS,), args, xp=layout.xp)
     return packed
 
@@ -123,7 +114,7 @@ def convolve(
     run = outputs if g.channels_last else layout.positions
     whole = run % vector == 0 and pointer(out) % 16 == 0
     tiles = g.groups * padded // step if step == _WHOLE[1] else 0
-    for first, end, block in _split(layout.rows, tiles, _machine(layout)[1]):
+    for first, end, block in _split(layout.rows, tiles, machine(layout.xp)[1]):
         grid = (-(-(end - first) // block[0]), padded // step, g.groups)
         args = [
             *(*sampling.args, *field(mask), pointer(image), pointer(packed)),
@@ -131,7 +122,7 @@ def convolve(
             *(channels, sampling.width, -(-g.taps // chunks)),
             *(int(g.channels_last), int(whole)),
         ]
-        names = (NAMES[image.dtype.name], str(g.rank), *map(str, block))
+        names = (named(image.dtype), str(g.rank), *map(str, block))
         threads, shared = block[0] * block[1] // 64, _shared(g.rank, *block)
         launch("deform_conv", "fused", names, grid, (threads,), args, shared, layout.xp)
 

@@ -59,8 +59,10 @@ def launch(
     shared: int,
 ) -> None:
     """Run a kernel on this CPU; a RuntimeError names what it did wrong."""
-    # Building with sanitizers is slow: then by the instance, else all that a kernel has at once.
-    alone = (instance,) if os.environ.get("PYDEFORM_HOST_SANITIZE") else None
+    # Building with sanitizers is slow: then by the instance, else all that a kernel has at once. So
+    # where few instances are wanted, of what is compiled for another architecture than Hopper.
+    special = os.environ.get("PYDEFORM_HOST_SANITIZE") or os.environ.get("PYDEFORM_HOST_ARCH")
+    alone = (instance,) if special else None
     size, functions = _library(source, kernel.name, alone)
     if size != len(packed):
         raise ValueError(f"args: {kernel.args} has {size // 8} members, got {len(packed) // 8}")
@@ -96,6 +98,8 @@ def _compiler() -> tuple[tuple[str, ...], str]:
     flags = [*_FLAGS, *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else [])]
     if sanitize := os.environ.get("PYDEFORM_HOST_SANITIZE"):
         flags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1"]
+    if arch := os.environ.get("PYDEFORM_HOST_ARCH"):
+        flags.append(f"-DPYD_ARCH={int(arch)}")
     return (*command, *flags), version.stdout
 
 

@@ -79,10 +79,19 @@ def blocks(count: int) -> tuple[int]:
 
 
 @cache
-def _multiprocessors(device: int) -> int:
+def _device(number: int) -> tuple[int, int]:
     import cupy
 
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+    device = cupy.cuda.Device(number)
+    capability = 0 if cupy.cuda.runtime.is_hip else int(device.compute_capability)
+    return capability, int(device.attributes["MultiProcessorCount"])
+
+
+def machine(xp: Any) -> tuple[int, int]:
+    """Return what runs kernels: NVIDIA's compute capability (0 elsewhere), and multiprocessors."""
+    if xp is np:
+        return 80, 2  # executed on this CPU: few, so that tests meet every block, and often
+    return _device(xp.cuda.runtime.getDevice())
 
 
 def lasting(count: int, xp: Any) -> int:
@@ -91,9 +100,8 @@ def lasting(count: int, xp: Any) -> int:
     For kernels that prepare much before their first unit: enough blocks to keep a device busy to
     the end, and no more. Executed on this CPU they are few, so that blocks have several units.
     """
-    if xp is np:
-        return min(count, 3)
-    return min(count, _BLOCKS_EACH * _multiprocessors(xp.cuda.runtime.getDevice()))
+    each = 2 if xp is np else _BLOCKS_EACH
+    return min(count, each * machine(xp)[1])
 
 
 def copy(source: Array, out: Array, turned: bool, bias: Maybe = None) -> None:

@@ -66,7 +66,7 @@ def _matrix(array: Array) -> tuple[int, int, int]:
 
 def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, add: bool) -> None:
     """Call cuBLAS, which counts rows where we count columns: out^T = b^T a^T."""
-    cupy, cublas, get_cublas_handle, kinds = _names()
+    cupy, cublas, get_cublas_handle, kinds = _of_cupy()
     computed = cublas.CUBLAS_COMPUTE_32F
     if out.dtype == np.float64:
         computed = cublas.CUBLAS_COMPUTE_64F
@@ -92,7 +92,7 @@ def _on_device(a: Array, b: Array, out: Array, a_turned: bool, b_turned: bool, a
         )
 
 
-def _names() -> tuple[Any, Any, Any, dict[str, int]]:
+def _of_cupy() -> tuple[Any, Any, Any, dict[str, int]]:
     """CuPy, its cuBLAS, where that has its handle, and what it calls types."""
     import cupy
     from cupy.cuda.device import get_cublas_handle

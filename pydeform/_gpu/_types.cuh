@@ -43,7 +43,7 @@ typedef unsigned int lanes_t;
 // The architecture that is compiled for, where registers decide what a thread holds; elsewhere Hopper's way.
 #if defined(__CUDA_ARCH__)
 #define PYD_ARCH __CUDA_ARCH__
-#else
+#elif !defined(PYD_ARCH)
 #define PYD_ARCH 900
 #endif
 

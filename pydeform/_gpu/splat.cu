@@ -177,8 +177,8 @@ struct gather_args {
 };
 
 // sum += the samples of COUNT cells from corner `corner` on, one corner after the other and in their
-// order; the channels at `begin` of columns of type S, if they are `here`. The lanes at a pixel look one sample up each;
-// then all of them add each of these, of which several are on their way at a time.
+// order; the channels at `begin` of columns of type S, if they are `here`. The lanes at a pixel look one
+// sample up each; then all of them add each of these, of which several are on their way at a time.
 template <class S, int COUNT, int N, class A, int V, class I>
 __device__ __forceinline__ void add_samples(const gather_args& a, const I (&cells)[COUNT], int corner, int64_t begin, bool here, A (&sum)[V]) {
     enum { TOGETHER = PYD_ARCH / 100 == 9 ? 4 : 2 };  // elsewhere than on Hopper registers do not hold more

@@ -28,7 +28,7 @@ NULL = object()
 class Device:
     def __init__(self, device=None):
         self.id = _devices[-1] if device is None else device
-        self.attributes = {"MultiProcessorCount": 2}
+        self.compute_capability, self.attributes = "90", {"MultiProcessorCount": 2}
 
     def __enter__(self):
         _devices.append(self.id)

@@ -14,7 +14,7 @@ import through_copies
 
 import pydeform
 import pydeform._gpu
-from pydeform._gpu import _fused, _host, _loader, _product
+from pydeform._gpu import _host, _layout, _loader, _product
 from pydeform._gpu._product import product
 from pydeform.testing.operations import OPERATIONS
 
@@ -132,7 +132,8 @@ def test_a_cupy_built_for_rocm_takes_columns_and_matmul(make, dtype, monkeypatch
         on_host(source, declared, *rest)
 
     monkeypatch.setattr(_loader, "_device_launch", watching)
-    monkeypatch.setattr(_fused, "_device", _fused._device.__wrapped__)  # which keeps what it found
+    # Which keeps what it found.
+    monkeypatch.setattr(_layout, "_device", _layout._device.__wrapped__)
     case, conv = make("dyadic").astype(np.dtype(dtype)), many_channels()
     with pydeform.use_backend("ref"):
         expected = manners.evaluate(case)
