@@ -119,29 +119,37 @@ INLINE vreal FN(gather_half)(const int storage, const uint16_t *from, const int6
 }
 #endif
 
+/* Bodies with the storage of images known where that is the working type: its loops ask nothing. */
+#define BY_STORAGE(storage, BODY, ...)                         \
+    if ((storage) == PYD_NATIVE) {                             \
+        BY_CORNERS(BODY, PYD_NATIVE, __VA_ARGS__)              \
+    } else {                                                   \
+        BY_CORNERS(BODY, storage, __VA_ARGS__)                 \
+    }
+
 /* All corners of a register of positions in one channel, from indices that start at `at`, of which
  * `pairs` is what find_pairs found. */
-INLINE void FN(gather_corners)(const int corners, int64_t stride, const int64_t *at,
-                               const FN(pairs) *pairs, const pyd_planes *x, int64_t channel,
-                               vreal out[]) {
+INLINE void FN(gather_corners)(const int corners, const int storage, int64_t stride,
+                               const int64_t *at, const FN(pairs) *pairs, const pyd_planes *x,
+                               int64_t channel, vreal out[]) {
     const int64_t element = channel * x->channel;
     if (pairs->usable)
         UNROLL for (int p = 0; p < corners / 2; p++)
-            FN(load_pairs)(x->data, x->storage, element, pairs, p, &out[2 * p], &out[2 * p + 1]);
+            FN(load_pairs)(x->data, storage, element, pairs, p, &out[2 * p], &out[2 * p + 1]);
 #if !IS_DOUBLE
-    else if (x->storage != PYD_NATIVE)
+    else if (storage != PYD_NATIVE)
         UNROLL for (int b = 0; b < corners; b++)
-            out[b] = FN(gather_half)(x->storage, (const uint16_t *)x->data + element,
-                                     at + b * stride);
+            out[b] = FN(gather_half)(storage, (const uint16_t *)x->data + element, at + b * stride);
 #endif
     else
         UNROLL for (int b = 0; b < corners; b++)
             out[b] = FN(gather)((const real *)x->data + element, at + b * stride);
 }
 
-INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const real *scale,
-                                  const pyd_planes *x, int64_t channels, int64_t count,
-                                  int accumulate, real *column, int64_t column_row) {
+INLINE void FN(gather_blend_body)(const int corners, const int storage, const pyd_plan *plan,
+                                  const real *scale, const pyd_planes *x, int64_t channels,
+                                  int64_t count, int accumulate, real *column,
+                                  int64_t column_row) {
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t += LANES) {
         vreal w[PYD_MAX_CORNERS];
@@ -153,7 +161,7 @@ INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const
         for (int64_t c = 0; c < channels; c++) {
             real *to = column + c * column_row + t;
             vreal x_at[PYD_MAX_CORNERS], sum;
-            FN(gather_corners)(corners, stride, plan->read + t, &pairs, x, c, x_at);
+            FN(gather_corners)(corners, storage, stride, plan->read + t, &pairs, x, c, x_at);
             sum = w[0] * x_at[0];
             UNROLL for (int b = 1; b < corners; b++) sum += w[b] * x_at[b];
             FN(store)(to, accumulate ? FN(load)(to) + s * sum : s * sum);
@@ -164,8 +172,8 @@ INLINE void FN(gather_blend_body)(const int corners, const pyd_plan *plan, const
 static void FN(gather_blend)(int corners, const pyd_plan *plan, const void *scale,
                              const pyd_planes *x, int64_t channels, int64_t count, int accumulate,
                              void *column, int64_t column_row) {
-    BY_CORNERS(FN(gather_blend_body), plan, scale, x, channels, count, accumulate, column,
-               column_row)
+    BY_STORAGE(x->storage, FN(gather_blend_body), plan, scale, x, channels, count, accumulate,
+               column, column_row)
 }
 
 /* Add the rows s * g to those corners of the gradient that are here. */
@@ -184,10 +192,11 @@ INLINE void FN(gather_scatter)(const int corners, const pyd_plan *plan, int64_t 
     }
 }
 
-INLINE void FN(gather_sweep_body)(const int corners, const pyd_plan *plan, const real *scale,
-                                  const real *g, int64_t row, const pyd_planes *x,
-                                  int64_t channels, int64_t count, int accumulate, real *column,
-                                  const pyd_planes *grad, real *dots) {
+INLINE void FN(gather_sweep_body)(const int corners, const int storage, const pyd_plan *plan,
+                                  const real *scale, const real *g, int64_t row,
+                                  const pyd_planes *x, int64_t channels, int64_t count,
+                                  int accumulate, real *column, const pyd_planes *grad,
+                                  real *dots) {
     const int64_t stride = plan->stride;
     for (int64_t t = 0; t < count; t += LANES) {
         const int64_t live = count - t < LANES ? count - t : LANES;
@@ -204,11 +213,12 @@ INLINE void FN(gather_sweep_body)(const int corners, const pyd_plan *plan, const
             const vreal G = FN(load)(g + c * row + t);
             if (x) {
                 vreal x_at[PYD_MAX_CORNERS], blended;
-                FN(gather_corners)(corners, stride, plan->reach + t, &reach, x, c, x_at);
+                FN(gather_corners)(corners, storage, stride, plan->reach + t, &reach, x, c, x_at);
                 UNROLL for (int b = 0; b < corners; b++) sum[b] += G * x_at[b];
                 if (column) {
                     if (plan->differs)
-                        FN(gather_corners)(corners, stride, plan->read + t, &read, x, c, x_at);
+                        FN(gather_corners)(corners, storage, stride, plan->read + t, &read, x, c,
+                                           x_at);
                     blended = w[0] * x_at[0];
                     UNROLL for (int b = 1; b < corners; b++) blended += w[b] * x_at[b];
                     real *to = column + c * row + t;
@@ -224,9 +234,10 @@ INLINE void FN(gather_sweep_body)(const int corners, const pyd_plan *plan, const
 static void FN(gather_sweep)(int corners, const pyd_plan *plan, const void *scale, const void *g,
                              int64_t row, const pyd_planes *x, int64_t channels, int64_t count,
                              int accumulate, void *column, const pyd_planes *grad, void *dots) {
-    BY_CORNERS(FN(gather_sweep_body), plan, scale, g, row, x, channels, count, accumulate, column,
-               grad, dots)
+    BY_STORAGE(x ? x->storage : PYD_NATIVE, FN(gather_sweep_body), plan, scale, g, row, x, channels,
+               count, accumulate, column, grad, dots)
 }
 
+#undef BY_STORAGE
 #undef BY_CORNERS
 #undef PAIRS
