@@ -26,86 +26,77 @@ INLINE void FN(put)(char *data, const int storage, int64_t i, real x) {
 }
 
 #if HAS_TRANSPOSE
-/* Columns lie in rows of memory: squares of one register's size turn in registers, a few along the
- * rows before the next columns. No hardware follows so many streams: what comes next is asked for. */
-enum { FN(SPAN) = 4 * LANES, FN(ROWS_ALL) = 64 * LANES };
+/* Rows to columns by squares of one register's size: those at `from` turn into those at `to`, and
+ * what lies AHEAD of `next` is asked for. Functions of their own, since a compiler that sees the
+ * loop around them keeps 32 pointers, in memory. */
+enum { FN(AHEAD) = 256 / sizeof(real), FN(ROWS_ALL) = 64 * LANES };
 
-INLINE void FN(expect)(const real *from, int64_t column) {
-    UNROLL for (int l = 0; l < LANES; l++)
-        for (int q = 0; q < FN(SPAN); q += 64 / (int)sizeof(real))
-            __builtin_prefetch(from + l * column + q, 0, 3);
+NOINLINE void FN(turn)(const real *from, int64_t from_row, const real *bias, real *to,
+                       int64_t to_row, const real *next, int64_t next_row) {
+    vreal square[LANES];
+    UNROLL for (int l = 0; l < LANES; l++) {
+        square[l] = FN(load)(from + l * from_row);
+        /* into the second-level cache: strides of powers of two leave little room in the first */
+        __builtin_prefetch(next + l * next_row, 0, 2);
+    }
+    if (bias) UNROLL for (int l = 0; l < LANES; l++) square[l] += FN(load)(bias);
+    FN(transpose)(square);
+    UNROLL for (int l = 0; l < LANES; l++) FN(store)(to + l * to_row, square[l]);
 }
 
-INLINE void FN(load_square)(const real *from, int64_t column, int64_t rows, int64_t columns,
-                            real *to, int64_t to_row) {
+/* The same at an edge, where fewer rows or columns are left than registers hold. */
+NOINLINE void FN(turn_part)(const real *from, int64_t from_row, int64_t rows, int64_t columns,
+                            const real *bias, real *to, int64_t to_row) {
     const int down = rows < LANES ? (int)rows : LANES;
     const int across = columns < LANES ? (int)columns : LANES;
+    const vreal plus = bias ? FN(load_part)(bias, across) : FN(all)(0);
     vreal square[LANES];
-    if (down == LANES && across == LANES) {
-        UNROLL for (int l = 0; l < LANES; l++) square[l] = FN(load)(from + l * column);
-        FN(transpose)(square);
-        UNROLL for (int l = 0; l < LANES; l++) FN(store)(to + l * to_row, square[l]);
-        return;
+    UNROLL for (int l = 0; l < LANES; l++) {
+        square[l] = l < down ? FN(load_part)(from + l * from_row, across) : FN(all)(0);
+        if (bias) square[l] += plus;
     }
-    UNROLL for (int l = 0; l < LANES; l++)
-        square[l] = l < across ? FN(load_part)(from + l * column, down) : FN(all)(0);
     FN(transpose)(square);
     UNROLL for (int l = 0; l < LANES; l++)
-        if (l < down) FN(store_part)(to + l * to_row, square[l], across);
+        if (l < across) FN(store_part)(to + l * to_row, square[l], down);
 }
 
+/* Columns lie in rows of memory. All columns of some rows come before the next rows, so that what
+ * is channels-last is one stream; no hardware follows the many on the other side. */
 INLINE void FN(load_turned)(const real *from, int64_t column, int64_t rows, int64_t columns,
                             real *to, int64_t to_row) {
-    if (rows <= FN(ROWS_ALL) && column <= 2 * rows) { /* nearly all that is there: in its order */
-        for (int64_t j = 0; j < columns; j += LANES)
-            for (int64_t t = 0; t < rows; t += LANES) {
-                const real *square = from + t + j * column;
-                UNROLL for (int l = 2 * LANES; l < 3 * LANES; l++)
-                    __builtin_prefetch(square + l * column, 0, 3);
-                FN(load_square)(square, column, rows - t, columns - j, to + t * to_row + j, to_row);
+    const int64_t whole_rows = rows / LANES * LANES, whole = columns / LANES * LANES;
+    const int all = rows <= FN(ROWS_ALL) && column <= 2 * rows; /* nearly all that is there */
+    if (all) /* in its order */
+        for (int64_t j = 0; j < whole; j += LANES)
+            for (int64_t i = 0; i < whole_rows; i += LANES) {
+                const real *square = from + i + j * column;
+                FN(turn)(square, column, NULL, to + i * to_row + j, to_row,
+                         square + 2 * LANES * column, column);
             }
-        return;
-    }
-    for (int64_t i = 0; i < rows; i += FN(SPAN)) {
-        const int64_t stop = i + FN(SPAN) < rows ? i + FN(SPAN) : rows;
-        for (int64_t j = 0; j < columns; j += LANES) {
-            if (j + 2 * LANES <= columns) FN(expect)(from + i + (j + LANES) * column, column);
-            else if (stop + FN(SPAN) <= rows && columns >= LANES) FN(expect)(from + stop, column);
-            for (int64_t t = i; t < stop; t += LANES)
-                FN(load_square)(from + t + j * column, column, rows - t, columns - j,
-                                to + t * to_row + j, to_row);
-        }
-    }
+    else
+        for (int64_t i = 0; i < whole_rows; i += LANES)
+            for (int64_t j = 0; j < whole; j += LANES) {
+                const real *square = from + i + j * column;
+                FN(turn)(square, column, NULL, to + i * to_row + j, to_row, square + FN(AHEAD),
+                         column);
+            }
+    for (int64_t i = 0; i < rows; i += LANES)
+        for (int64_t j = i < whole_rows ? whole : 0; j < columns; j += LANES)
+            FN(turn_part)(from + i + j * column, column, columns - j, rows - i, NULL,
+                          to + i * to_row + j, to_row);
 }
 
 INLINE void FN(store_turned)(const real *from, int64_t from_row, int64_t rows, int64_t columns,
                              const real *bias, real *to, int64_t column) {
-    for (int64_t j = 0; j < columns; j += LANES) {
-        const int across = columns - j < LANES ? (int)(columns - j) : LANES;
-        const vreal plus = bias ? FN(load_part)(bias + j, across) : FN(all)(0);
-        for (int64_t i = 0; i < rows; i += LANES) {
-            const int down = rows - i < LANES ? (int)(rows - i) : LANES;
-            vreal square[LANES];
-            UNROLL for (int l = 2 * LANES; l < 3 * LANES; l++)
-                __builtin_prefetch(to + (j + l) * column + i, 1, 3);
-            if (!bias && down == LANES && across == LANES) {
-                UNROLL for (int l = 0; l < LANES; l++)
-                    square[l] = FN(load)(from + (i + l) * from_row + j);
-                FN(transpose)(square);
-                UNROLL for (int l = 0; l < LANES; l++)
-                    FN(store)(to + (j + l) * column + i, square[l]);
-                continue;
-            }
-            UNROLL for (int l = 0; l < LANES; l++) {
-                square[l] = l < down ? FN(load_part)(from + (i + l) * from_row + j, across)
-                                     : FN(all)(0);
-                if (bias) square[l] += plus;
-            }
-            FN(transpose)(square);
-            UNROLL for (int l = 0; l < LANES; l++)
-                if (l < across) FN(store_part)(to + (j + l) * column + i, square[l], down);
+    for (int64_t i = 0; i < rows; i += LANES)
+        for (int64_t j = 0; j < columns; j += LANES) {
+            const real *square = from + i * from_row + j, *plus = bias ? bias + j : NULL;
+            real *there = to + j * column + i;
+            if (i + LANES <= rows && j + LANES <= columns)
+                FN(turn)(square, from_row, plus, there, column, there + FN(AHEAD), column);
+            else
+                FN(turn_part)(square, from_row, rows - i, columns - j, plus, there, column);
         }
-    }
 }
 #endif
 

@@ -66,6 +66,7 @@ const pyd_kernels JOIN(ISA, SUFFIX) = {
 #undef vint
 #undef vlong
 #undef INLINE
+#undef NOINLINE
 #undef UNROLL
 #undef LANES
 #undef LESS

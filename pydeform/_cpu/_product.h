@@ -14,14 +14,17 @@
 #define PREFETCH(at) __builtin_prefetch(at, 0, 2)
 #define DEPTH_BLOCK 256 /* of a panel that stays in the nearest caches while all rows pass */
 
-/* What comes next of b lies further away than the second-level cache, and its first use would wait
+/* Sums start from zero and meet those that are there at the end: a tile that began by loading them
+ * would wait for the second-level cache.
+ *
+ * What comes next of b lies further away than the second-level cache, and its first use would wait
  * for it: every step of a tile asks for `ahead_step` bytes of it. */
 INLINE void FN(tile)(const int rows, const int width, int64_t depth, const real *a, int64_t a_row,
                      int64_t a_depth, const real *b, int64_t b_depth, real *out, int64_t out_row,
                      int accumulate, const char *ahead, int64_t ahead_step) {
     vreal sum[14][PANEL];
     UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < width; j++)
-        sum[i][j] = accumulate ? FN(load)(out + i * out_row + j * LANES) : FN(all)(0);
+        sum[i][j] = FN(all)(0);
     for (int64_t k = 0; k < depth; k++) {
         vreal panel[PANEL];
         PREFETCH(ahead + k * ahead_step);
@@ -31,8 +34,10 @@ INLINE void FN(tile)(const int rows, const int width, int64_t depth, const real 
             UNROLL for (int j = 0; j < width; j++) sum[i][j] += x * panel[j];
         }
     }
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < width; j++)
-        FN(store)(out + i * out_row + j * LANES, sum[i][j]);
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < width; j++) {
+        real *to = out + i * out_row + j * LANES;
+        FN(store)(to, accumulate ? FN(load)(to) + sum[i][j] : sum[i][j]);
+    }
 }
 
 #define TILE(ROWS, WIDTH)                                                                       \

@@ -12,6 +12,7 @@
 
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline, unused))
+#define NOINLINE static __attribute__((noinline, unused))
 #define UNROLL _Pragma("GCC unroll 27")
 #define LANES ((int)(REGISTER / sizeof(REAL)))
 typedef REAL vreal __attribute__((vector_size(REGISTER)));
@@ -56,6 +57,7 @@ INLINE int FN(any)(vint m) {
 }
 #else
 #define INLINE static inline
+#define NOINLINE static
 #define UNROLL
 #define LANES 1
 typedef REAL vreal;
@@ -139,17 +141,44 @@ INLINE void FN(exchange)(const int half, vint *low, vint *high) {
     *low = FN(lows)[which];
     *high = FN(highs)[which];
 }
+/* Squares by shuffles that stay within 16 bytes, then of 16 bytes: half the time of `exchange`. */
 INLINE void FN(transpose)(vreal row[LANES]) {
-    UNROLL for (int half = 1; half < LANES; half *= 2) {
-        vint low, high;
-        FN(exchange)(half, &low, &high);
-        UNROLL for (int i = 0; i < LANES; i++) {
-            if (i & half) continue;
-            const vreal a = row[i], b = row[i + half];
-            row[i] = MIX(a, low, b);
-            row[i + half] = MIX(a, high, b);
-        }
+#if IS_DOUBLE
+#define SHUFFLE(a, b, pick) ((vreal)_mm512_shuffle_f64x2((__m512d)(a), (__m512d)(b), pick))
+    vreal pair[LANES];
+    UNROLL for (int i = 0; i < LANES; i += 2) {
+        pair[i] = (vreal)_mm512_unpacklo_pd((__m512d)row[i], (__m512d)row[i + 1]);
+        pair[i + 1] = (vreal)_mm512_unpackhi_pd((__m512d)row[i], (__m512d)row[i + 1]);
     }
+    UNROLL for (int i = 0; i < 2; i++) UNROLL for (int h = 0; h < 2; h++) {
+        row[i + 4 * h] = SHUFFLE(pair[i + 4 * h], pair[i + 4 * h + 2], 0x88);
+        row[i + 4 * h + 2] = SHUFFLE(pair[i + 4 * h], pair[i + 4 * h + 2], 0xdd);
+    }
+#else
+#define SHUFFLE(a, b, pick) ((vreal)_mm512_shuffle_f32x4((__m512)(a), (__m512)(b), pick))
+    vreal pair[LANES];
+    UNROLL for (int i = 0; i < LANES; i += 2) {
+        pair[i] = (vreal)_mm512_unpacklo_ps((__m512)row[i], (__m512)row[i + 1]);
+        pair[i + 1] = (vreal)_mm512_unpackhi_ps((__m512)row[i], (__m512)row[i + 1]);
+    }
+    UNROLL for (int i = 0; i < LANES; i += 4) UNROLL for (int h = 0; h < 2; h++) {
+        const __m512d a = (__m512d)pair[i + h], b = (__m512d)pair[i + h + 2];
+        row[i + 2 * h] = (vreal)_mm512_unpacklo_pd(a, b);
+        row[i + 2 * h + 1] = (vreal)_mm512_unpackhi_pd(a, b);
+    }
+    UNROLL for (int i = 0; i < 4; i++) UNROLL for (int h = 0; h < LANES; h += 8) {
+        pair[i + h] = SHUFFLE(row[i + h], row[i + h + 4], 0x88);
+        pair[i + h + 4] = SHUFFLE(row[i + h], row[i + h + 4], 0xdd);
+    }
+    UNROLL for (int i = 0; i < LANES; i++) row[i] = pair[i];
+#endif
+    UNROLL for (int i = 0; i < LANES / 2; i++) {
+        const vreal a = row[i], b = row[i + LANES / 2];
+        pair[i] = SHUFFLE(a, b, 0x88);
+        pair[i + LANES / 2] = SHUFFLE(a, b, 0xdd);
+    }
+#undef SHUFFLE
+    UNROLL for (int i = 0; i < LANES; i++) row[i] = pair[i];
 }
 /* Two registers' sums in one, b's in the lanes with the bit `half`; a lane holds twice as much. */
 INLINE vreal FN(fold)(const int half, vreal a, vreal b) {
