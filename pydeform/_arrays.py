@@ -195,6 +195,8 @@ def take(values: Mapping[str, Any], like: str, host: Sequence[str] = ()) -> Take
 
     Those named in `host` may lie on the CPU beside others on a device.
     """
+    if all(type(value) is np.ndarray for value in values.values()):
+        return Taken(dict(values), "cpu", _itself)
     devices = {name: device_of(name, value) for name, value in values.items()}
     if len(set(devices.values())) > 1:
         free = {name for name in host if devices.get(name) == "cpu"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -65,6 +66,7 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@cache  # what could not be imported is tried again
 def load(name: str) -> Any:
     """Import the backend of this name: a module with the functions that every backend has."""
     if name == "ref":

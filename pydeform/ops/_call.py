@@ -112,8 +112,8 @@ class _Call(NamedTuple):
         strided = {name: a for name, a in self.arrays.items() if not _arrays.is_ready(a)}
         empty = getattr(self.backend, "empty", None)  # a backend may keep memory of its own
         results = _outputs.prepare(wanted, out, self.arrays, strided, empty)
-        arrays = {name: _arrays.ready(a) for name, a in self.arrays.items()}
-        return _Buffers(arrays, results, out, self.give)
+        copies = {name: _arrays.ready(a) for name, a in strided.items()}
+        return _Buffers({**self.arrays, **copies}, results, out, self.give)
 
 
 class _Buffers(NamedTuple):

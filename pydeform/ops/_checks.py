@@ -262,18 +262,23 @@ def _offset_groups(
     return 1
 
 
-def _is_plain(option: object) -> bool:
-    """Tell whether an option equals no option that means something else, as True equals 1."""
-    kind = type(option)
-    if kind is tuple:
-        return all(type(item) is int for item in option)  # type: ignore[attr-defined]
-    return kind in (int, str, NoneType)
+_PLAIN = frozenset((int, str, NoneType))
+
+
+def _are_plain(options: Iterable[object]) -> bool:
+    """Tell whether no option equals one that means something else, as True equals 1."""
+    kinds = set(map(type, options))
+    if tuple in kinds:
+        items = (item for option in options if type(option) is tuple for item in option)
+        if not all(type(item) is int for item in items):
+            return False
+    return kinds <= _PLAIN | {tuple}
 
 
 def geometry_of(rank: int, arrays: Mapping[str, NumpyArray], options: Options) -> ConvGeometry:
     """Check the shapes against each other and the options, and return the geometry."""
     shapes = {name: _Shape(array.shape, array.itemsize) for name, array in arrays.items()}
-    if all(map(_is_plain, options)):  # most calls have the shapes of an earlier one
+    if _are_plain(options):  # most calls have the shapes of an earlier one
         return _known_geometry(rank, tuple(shapes.items()), options)
     return _checked_geometry(rank, shapes, options)
 

@@ -69,7 +69,7 @@ def _plan(arrays: Arrays, accepted: Sequence[str], options: _Options) -> _Plan:
 
 
 def _read(arrays: Arrays, *names: str) -> tuple[NumpyArray | None, ...]:
-    return tuple(arrays.get(name) for name in names)
+    return tuple(map(arrays.get, names))
 
 
 def _forward(backend: Any, plan: _Plan, arrays: Arrays, results: dict[str, NumpyArray]) -> None:
