@@ -91,6 +91,7 @@ cdef extern from "_cpu/_simd.h" nogil:
         void (*add)(const void*, const void*, int64_t, void*) noexcept nogil
         void (*add_rows)(const void*, int64_t, int64_t, void*, int64_t) noexcept nogil
 
+    void pyd_expect(const void*)
     int pyd_best_level()
     const pyd_kernels* pyd_table(int level, int doubles)
 

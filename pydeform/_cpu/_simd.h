@@ -156,6 +156,15 @@ static inline int pyd_best_level(void) {
     return 0;
 }
 
+/* Ask for a cache line that will be written, into the second-level cache. */
+static inline void pyd_expect(const void *line) {
+#ifdef __GNUC__
+    __builtin_prefetch(line, 1, 2);
+#else
+    (void)line;
+#endif
+}
+
 static inline const pyd_kernels *pyd_table(int level, int doubles) {
 #ifdef PYD_X86
     if (level == 2) return doubles ? &pyd_avx512_f64 : &pyd_avx512_f32;

@@ -14,7 +14,8 @@ cdef struct Weights:  # packed: [set][tap][group][panel][input channel][panel wi
 
 
 cdef enum:
-    PACKED_ROWS = 64  # of one panel in passing, on the stack
+    PACKED_ROWS = 32  # of one panel in passing, on the stack
+    PACKED_AHEAD = 16  # input channels for which room is asked for
 
 
 cdef void pack_panel(const Job* job, const Weights* w, int64_t task) noexcept nogil:
@@ -23,24 +24,33 @@ cdef void pack_panel(const Job* job, const Weights* w, int64_t task) noexcept no
     cdef int64_t group = rest % job.groups, one = rest // job.groups, width = job.k.panel
     cdef int64_t out = group * job.out_group + panel * width
     cdef int64_t used = least(width, job.out_group - panel * width)
-    cdef int64_t row = 0, rows = job.in_group * job.taps, r, tap, unit, taps, to
+    cdef int64_t row = 0, rows = job.in_group * job.taps, count, r, line
+    cdef int64_t channel = 0, tap = 0, unit = 0, taps = w.taps  # of a row, and of its product
     cdef double[PACKED_ROWS * 64] turned  # [row: (channel, tap)][panel width]
+    cdef char* to
     cdef const Array* weight = &w.source
     cdef pyd_matrix m
     m.storage = weight.storage
     m.row = 1
     m.column = rows
     while row < rows:
+        count = least(PACKED_ROWS, rows - row)
         m.data = weight.data + (one * weight.batch + out * rows + row) * weight.itemsize
-        job.k.load(&m, least(PACKED_ROWS, rows - row), used, turned, width)
-        for r in range(row, least(rows, row + PACKED_ROWS)):
-            tap = r % job.taps
-            unit = tap // w.taps * w.taps  # the first tap of its product
-            taps = least(w.taps, job.taps - unit)
-            to = one * w.one + unit * w.tap + (group * w.panels + panel) * taps * job.in_group \
-                * width + ((tap - unit) * job.in_group + r // job.taps) * width
-            memcpy(at(w.data, to, job.itemsize), at(turned, (r - row) * width, job.itemsize),
-                   used * job.itemsize)
+        job.k.load(&m, count, used, turned, width)
+        for r in range(count):
+            to = at(w.data, one * w.one + unit * w.tap + width * (
+                (group * w.panels + panel) * taps * job.in_group + (tap - unit) * job.in_group
+                + channel), job.itemsize)
+            memcpy(to, at(turned, r * width, job.itemsize), used * job.itemsize)
+            for line in range(0, width * job.itemsize, 64):
+                pyd_expect(to + PACKED_AHEAD * width * job.itemsize + line)
+            tap += 1
+            if tap == job.taps:
+                channel += 1
+                tap = 0
+            if tap == 0 or tap == unit + taps:
+                unit = tap
+                taps = least(w.taps, job.taps - unit)
         row += PACKED_ROWS
 
 
