@@ -212,8 +212,9 @@ cdef int64_t lay_worker(const Job* job, Worker* w, char* start, int64_t columns,
 
 
 cdef Worker* hire(const Job* job, int threads, int64_t columns, int64_t out, int64_t extra,
-                  Memory memory) except NULL:
-    """Scratch for so many threads: `columns` and `out` reals per position, `extra` in all."""
+                  Memory memory, bint padded=True) except NULL:
+    """Scratch for so many threads: `columns` and `out` reals per position, `extra` in all; and
+    whether products read more than was put there."""
     cdef Worker one
     cdef int64_t size = lay_worker(job, &one, NULL, columns, out, extra)
     cdef char* block = memory.take(up(threads * sizeof(Worker), 64) + threads * size)
@@ -224,9 +225,9 @@ cdef Worker* hire(const Job* job, int threads, int64_t columns, int64_t out, int
         memset(&workers[w], 0, sizeof(Worker))
         lay_worker(job, &workers[w], block, columns, out, extra)
         memset(block, 0, <char*> workers[w].columns - block)
-        # Padding takes part in products, and what it held before may be slow to multiply.
-        memset(workers[w].columns, 0, least(1 << 16, job.stride * columns) * job.itemsize)
-        memset(workers[w].extra, 0, least(1 << 16, extra) * job.itemsize)
+        if padded:  # what padding held before may be slow to multiply
+            memset(workers[w].columns, 0, least(1 << 16, job.stride * columns) * job.itemsize)
+            memset(workers[w].extra, 0, least(1 << 16, extra) * job.itemsize)
         block += size
     return workers
 

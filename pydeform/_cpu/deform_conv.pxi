@@ -220,7 +220,8 @@ def deform_conv(geometry, input, offset, weight, bias, mask, out):
     threads = threads_for(job.multiplications, tiles * job.batch)
     w = open_weights(&job, weight, taps_at_once(&job), memory)
     cdef const void* b = load_bias(&job, bias, memory)
-    cdef Worker* workers = hire(&job, threads, w.taps * job.channels, out_row(&job), 0, memory)
+    cdef Worker* workers = hire(&job, threads, w.taps * job.channels, out_row(&job), 0, memory,
+                                padded=job.in_group == 1)
     room = open_images(&job, &job.input, &images, memory)
     start = 0
     while start < job.batch:
