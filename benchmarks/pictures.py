@@ -45,10 +45,12 @@ def ratios(report: Report) -> Any:
         ax.axhline(1, color="black", linewidth=0.8)
         plain_log(ax)
         ax.set_xticks(range(len(names)), names)
+        if len(names) > 12:  # the longest would run into each other
+            ax.tick_params(axis="x", labelrotation=30)
         ax.set_ylabel("times the dense convolution")
         ax.set_title(f"{direction}, {threads} thread{'s' * (threads > 1)}", loc="left")
         ax.legend(ncols=len(peers), fontsize="small", frameon=False)
-        ax.margins(y=0.3)
+        ax.margins(x=0.01, y=0.3)
     return figure
 
 
