@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -66,7 +66,6 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-@cache  # what could not be imported is tried again
 def load(name: str) -> Any:
     """Import the backend of this name: a module with the functions that every backend has."""
     if name == "ref":
@@ -76,7 +75,7 @@ def load(name: str) -> Any:
             _cuda.cupy()
         return import_module("pydeform._gpu")
     try:
-        _cpu = import_module("pydeform._cpu")
+        _cpu = sys.modules.get("pydeform._cpu") or import_module("pydeform._cpu")
     except ModuleNotFoundError as error:
         if error.name != "pydeform._cpu":
             raise
