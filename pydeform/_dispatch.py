@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -75,7 +74,7 @@ def load(name: str) -> Any:
             _cuda.cupy()
         return import_module("pydeform._gpu")
     try:
-        _cpu = sys.modules.get("pydeform._cpu") or import_module("pydeform._cpu")
+        _cpu = import_module("pydeform._cpu")
     except ModuleNotFoundError as error:
         if error.name != "pydeform._cpu":
             raise

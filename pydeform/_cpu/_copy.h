@@ -65,8 +65,8 @@ NOINLINE void FN(turn_part)(const real *from, int64_t from_row, int64_t rows, in
 INLINE void FN(load_turned)(const real *from, int64_t column, int64_t rows, int64_t columns,
                             real *to, int64_t to_row) {
     const int64_t whole_rows = rows / LANES * LANES, whole = columns / LANES * LANES;
-    const int all = rows <= FN(ROWS_ALL) && column <= 2 * rows; /* nearly all that is there */
-    if (all) /* in its order */
+    const int in_order = rows <= FN(ROWS_ALL) && column <= 2 * rows; /* nearly all that is there */
+    if (in_order)
         for (int64_t j = 0; j < whole; j += LANES)
             for (int64_t i = 0; i < whole_rows; i += LANES) {
                 const real *square = from + i + j * column;

@@ -36,18 +36,16 @@ INLINE void FN(blend_body)(const int corners, int64_t stride, const int64_t *rea
                            const real *weight, const real *scale, const real *x, int64_t channels,
                            int64_t count, const real *zeros, const int accumulate, const int far,
                            real *column, int64_t column_row) {
-    const int64_t none = ((intptr_t)zeros - (intptr_t)x) / (int64_t)sizeof(real);
     for (int64_t t = 0; t < count; t++) {
-        const int64_t next = t + SOON < count ? t + SOON : t;
         const real *from[PYD_MAX_CORNERS], *soon[PYD_MAX_CORNERS];
         vreal w[PYD_MAX_CORNERS];
         UNROLL for (int b = 0; b < corners; b++) {
             const int64_t at = read[b * stride + t];
-            from[b] = x + (at < 0 ? none : at);
+            from[b] = at < 0 ? zeros : x + at;
             w[b] = FN(all)(weight[b * stride + t]);
             if (far) {
-                const int64_t then = read[b * stride + next];
-                soon[b] = x + (then < 0 ? none : then);
+                const int64_t next = t + SOON < count ? read[b * stride + t + SOON] : -1;
+                soon[b] = next < 0 ? zeros : x + next;
             }
         }
         const vreal s = FN(all)(scale ? scale[t] : (real)1);

@@ -262,17 +262,15 @@ def _offset_groups(
     return 1
 
 
-_PLAIN = frozenset((int, str, NoneType))
+_PLAIN = frozenset((int, str, NoneType, tuple))
 
 
 def _are_plain(options: Iterable[object]) -> bool:
     """Tell whether no option equals one that means something else, as True equals 1."""
-    kinds = set(map(type, options))
-    if tuple in kinds:
-        items = (item for option in options if type(option) is tuple for item in option)
-        if not all(type(item) is int for item in items):
-            return False
-    return kinds <= _PLAIN | {tuple}
+    tuples = [option for option in options if type(option) is tuple]
+    return _PLAIN.issuperset(map(type, options)) and all(
+        type(item) is int for option in tuples for item in option
+    )
 
 
 def geometry_of(rank: int, arrays: Mapping[str, NumpyArray], options: Options) -> ConvGeometry:
